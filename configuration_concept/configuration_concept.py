@@ -1,0 +1,330 @@
+# Copyright 2026 The Concept Encoder authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Configuration of the concept encoder: fields, presets, validation and the export of code beside a checkpoint."""
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+from transformers.utils import auto_docstring
+
+FORMAT_VERSION = 1
+
+# The one table of what travels with a checkpoint: Auto classes, and the folder that each file lives in here.
+AUTO_MAP = {
+    "AutoConfig": "configuration_concept.ConceptEncoderConfig",
+    "AutoModel": "modeling_concept.ConceptEncoder",
+    "AutoModelForMaskedLM": "modeling_concept.ConceptEncoderForMaskedLM",
+    "AutoModelForSequenceClassification": "modeling_concept.ConceptEncoderForSequenceClassificationViaDecoder",
+}
+CODE_FILES = {
+    "configuration_concept": ("configuration_concept",),
+    "modeling_concept": ("modeling_concept", "attention", "tokens", "concepts", "decoder"),
+}
+
+CHOICES = {
+    "position_embedding": ("rope", "learned"),
+    "token_mixer": ("none", "local"),
+    "concept_init": ("anchored", "learned"),
+    "decoder_query": ("position", "token+position"),
+    "decoder_tokens": ("none", "window"),
+    "masked_tokens": ("drop", "mask"),
+}
+POSITIVE = (
+    *("vocab_size", "embedding_size", "type_vocab_size", "max_position_embeddings"),
+    *("token_hidden_size", "token_intermediate_size", "hidden_size", "intermediate_size"),
+    *("num_hidden_layers", "num_attention_heads", "read_every", "num_decoder_layers"),
+    *("num_concepts", "concept_ratio", "min_concepts"),
+)
+
+# Everything that a preset leaves out follows from `hidden_size` and `num_hidden_layers`, the size dial.
+PRESETS: dict[str, dict[str, Any]] = {
+    "nano": {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "vocab_size": 8192},
+    "mini": {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4, "embedding_size": 128},
+    "small": {"hidden_size": 512, "num_hidden_layers": 10, "num_attention_heads": 8, "embedding_size": 256},
+    "base": {"hidden_size": 768, "num_hidden_layers": 10, "num_attention_heads": 12, "embedding_size": 512},
+    "perceiver_v1": {
+        "hidden_size": 512,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 8,
+        "intermediate_size": 1344,
+        "position_embedding": "learned",
+        "max_position_embeddings": 512,
+        "token_mixer": "none",
+        "concept_init": "learned",
+        "num_concepts": 128,
+        "read_every": 1,
+        "write_back": False,
+        "qk_norm": False,
+        "decoder_query": "token+position",
+        "decoder_tokens": "none",
+        "masked_tokens": "mask",
+    },
+}
+
+
+def export_code(save_directory: str | os.PathLike) -> list[Path]:
+    """
+    Copy the code that a checkpoint needs into its folder, flat and byte for byte.
+
+    Returns the paths written. A file that already is the one to be copied is left alone, so the function also works on
+    the flat layout, where code and weights share one folder.
+    """
+    here, target_folder = Path(__file__).resolve().parent, Path(save_directory)
+    target_folder.mkdir(parents=True, exist_ok=True)
+    targets = []
+    for package, stems in CODE_FILES.items():
+        for stem in stems:
+            candidates = (here.parent / package / f"{stem}.py", here / f"{stem}.py")
+            source = next(path for path in candidates if path.is_file())
+            target = target_folder / source.name
+            if source != target.resolve():
+                shutil.copyfile(source, target)
+            targets.append(target)
+    return targets
+
+
+@auto_docstring(checkpoint="concept-encoder/nano")
+@strict
+class ConceptEncoderConfig(PreTrainedConfig):
+    r"""
+    embedding_size (`int`, *optional*):
+        Width of the word embeddings; a smaller one than `token_hidden_size` factorises embedding and output head
+        (ALBERT, arXiv 1909.11942). Defaults to `token_hidden_size`.
+    num_concepts (`int`, *optional*, defaults to 128):
+        Number of rows of the concept table. Only with `concept_init="learned"`.
+    position_embedding (`str`, *optional*, defaults to `"rope"`):
+        `"rope"` (any length) or `"learned"` (absolute, up to `max_position_embeddings`).
+    token_hidden_size (`int`, *optional*):
+        Width of the token states. Defaults to `hidden_size`, the width of the concepts.
+    token_intermediate_size (`int`, *optional*):
+        Width of the gated MLP in token layers. Defaults to twice `token_hidden_size`.
+    token_mixer (`str`, *optional*, defaults to `"local"`):
+        How tokens see their neighbours: `"local"` (layers of windowed self-attention) or `"none"` (no token layers).
+    num_token_layers (`int`, *optional*, defaults to 2):
+        Token layers before the first read.
+    num_interleaved_token_layers (`int`, *optional*, defaults to 1):
+        Token layers at the end of every stage of the core (a stage is one read and `read_every` concept layers).
+    local_attention (`int`, *optional*, defaults to 128):
+        Window of local attention in tokens: a token sees `local_attention // 2` visible neighbours on each side.
+    concept_init (`str`, *optional*, defaults to `"anchored"`):
+        `"anchored"`: concept `i` starts as the mean of its span of tokens plus a shared vector and sits at the span's
+        centre. `"learned"`: a table of `num_concepts` vectors without positions.
+    concept_ratio (`int`, *optional*, defaults to 4):
+        Tokens per anchored concept, N / C.
+    min_concepts (`int`, *optional*, defaults to 4):
+        Fewest anchored concepts of a document.
+    max_concepts (`int`, *optional*, defaults to 2048):
+        Most anchored concepts of a document; from there on the cost is linear in N.
+    num_global_concepts (`int`, *optional*, defaults to 4):
+        Free learned concepts put before the anchored ones.
+    read_every (`int`, *optional*, defaults to 2):
+        Concept layers per read of the tokens. Must divide `num_hidden_layers`.
+    write_back (`bool`, *optional*, defaults to `True`):
+        Whether tokens read the concepts at the end of every stage (BiXT, arXiv 2402.12138); zero at initialisation.
+    qk_norm (`bool`, *optional*, defaults to `True`):
+        Whether queries and keys are layer-normalised per head (ViT-22B, arXiv 2302.05442).
+    num_decoder_layers (`int`, *optional*, defaults to 1):
+        Layers of the decoder.
+    decoder_query (`str`, *optional*, defaults to `"position"`):
+        `"position"`: a query is one learned vector and its position. `"token+position"`: the word embedding (of
+        the mask token, where masked) is added.
+    decoder_token_residual (`bool`, *optional*, defaults to `True`):
+        Whether a `"token+position"` query keeps its word embedding in the residual stream of the masked-LM decoder.
+    decoder_tokens (`str`, *optional*, defaults to `"window"`):
+        `"window"`: queries also read the visible token states around them (hybrid family). `"none"`: they read
+        concepts only (bottleneck family).
+    decoder_window (`int`, *optional*, defaults to 32):
+        Window of those reads in visible tokens, half on each side.
+    classifier_token_residual (`bool`, *optional*, defaults to `False`):
+        As `decoder_token_residual`, for classification through the decoder. With `True` a bag of words can bypass the
+        concepts.
+    masked_tokens (`str`, *optional*, defaults to `"drop"`):
+        `"drop"`: tokens equal to `mask_token_id` are removed before the encoder. `"mask"`: it sees the mask embedding.
+    mask_token_id (`int`, *optional*, defaults to 4):
+        Id of the mask token.
+    norm_eps (`float`, *optional*, defaults to 1e-5):
+        Epsilon of the normalisation layers.
+    format_version (`int`, *optional*, defaults to 1):
+        Version of the checkpoint format. Code refuses a checkpoint newer than itself.
+
+    Raises:
+        `ValueError`: for every value or combination of values that no model can be built from; it names the field.
+
+    Example:
+
+    ```python
+    >>> from configuration_concept import ConceptEncoderConfig
+    >>> from modeling_concept import ConceptEncoder
+
+    >>> config = ConceptEncoderConfig.from_preset("nano", concept_ratio=8)
+    >>> model = ConceptEncoder(config)
+    ```"""
+
+    model_type = "concept_encoder"
+    default_theta = 10_000.0
+
+    vocab_size: int = 30522
+    embedding_size: int | None = None
+    type_vocab_size: int = 2
+    pad_token_id: int | None = 0
+    cls_token_id: int | None = 2
+    sep_token_id: int | None = 3
+    mask_token_id: int | None = 4
+    position_embedding: str = "rope"
+    max_position_embeddings: int = 512
+    rope_parameters: dict | None = None
+
+    token_hidden_size: int | None = None
+    token_intermediate_size: int | None = None
+    token_mixer: str = "local"
+    num_token_layers: int = 2
+    num_interleaved_token_layers: int = 1
+    local_attention: int = 128
+
+    hidden_size: int = 512
+    intermediate_size: int | None = None
+    num_hidden_layers: int = 10
+    num_attention_heads: int = 8
+    concept_init: str = "anchored"
+    num_concepts: int = 128
+    concept_ratio: int = 4
+    min_concepts: int = 4
+    max_concepts: int = 2048
+    num_global_concepts: int = 4
+    read_every: int = 2
+    write_back: bool = True
+    qk_norm: bool = True
+
+    num_decoder_layers: int = 1
+    decoder_query: str = "position"
+    decoder_token_residual: bool = True
+    decoder_tokens: str = "window"
+    decoder_window: int = 32
+    classifier_token_residual: bool = False
+    masked_tokens: str = "drop"
+
+    hidden_activation: str = "gelu_pytorch_tanh"
+    norm_eps: float | int = 1e-5
+    initializer_range: float | int = 0.02
+    attention_dropout: float | int = 0.0
+    hidden_dropout: float | int = 0.0
+    classifier_dropout: float | int = 0.0
+    tie_word_embeddings: bool = True
+    format_version: int = FORMAT_VERSION
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        self.token_hidden_size = self.token_hidden_size or self.hidden_size
+        self.embedding_size = self.embedding_size or self.token_hidden_size
+        self.token_intermediate_size = self.token_intermediate_size or 2 * self.token_hidden_size
+        self.intermediate_size = self.intermediate_size or 2 * self.hidden_size
+        self._check()
+        super().__post_init__(**kwargs)
+
+    @classmethod
+    def from_preset(cls, name: str, **overrides: Any) -> "ConceptEncoderConfig":
+        """
+        Build the configuration called `name` in `PRESETS`, with single fields overridden.
+
+        Raises:
+            `ValueError`: if there is no such preset.
+        """
+        if name not in PRESETS:
+            raise ValueError(f"There is no preset {name!r}; choose one of {', '.join(PRESETS)}.")
+        return cls(**(PRESETS[name] | overrides))
+
+    @property
+    def head_dim(self) -> int:
+        """Width of an attention head, the same for token, concept and decoder attention."""
+        return self.hidden_size // self.num_attention_heads
+
+    @property
+    def num_stages(self) -> int:
+        """Number of reads of the tokens by the concepts."""
+        return self.num_hidden_layers // self.read_every
+
+    @property
+    def family(self) -> str:
+        """`"hybrid"` if the decoder sees token states, `"bottleneck"` if all it sees are concepts."""
+        return {"window": "hybrid", "none": "bottleneck"}[self.decoder_tokens]
+
+    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
+        """Save `config.json`; from a source tree also the code and its `auto_map`, so that the folder loads alone."""
+        # Classes that came with a checkpoint have `_auto_class` set, and transformers copies their code by itself.
+        if self._auto_class is None:
+            self.auto_map = dict(AUTO_MAP)
+            export_code(save_directory)
+        super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
+
+    def _check(self) -> None:
+        if self.format_version > FORMAT_VERSION:
+            raise ValueError(
+                f"format_version={self.format_version}: this checkpoint was written by a newer version of the code, "
+                f"which reads formats up to {FORMAT_VERSION}. Load it with `trust_remote_code=True` or update."
+            )
+        for check in (self._check_choices, self._check_ranges, self._check_widths, self._check_combinations):
+            check()
+
+    def _check_choices(self) -> None:
+        for field, choices in CHOICES.items():
+            if getattr(self, field) not in choices:
+                raise ValueError(f"{field}={getattr(self, field)!r} is not one of {', '.join(map(repr, choices))}.")
+
+    def _check_ranges(self) -> None:
+        lowest = {
+            **dict.fromkeys(("num_token_layers", "num_interleaved_token_layers", "num_global_concepts"), 0),
+            **dict.fromkeys(("local_attention", "decoder_window"), 2),
+            **dict.fromkeys(POSITIVE, 1),
+        }
+        for field, low in lowest.items():
+            if getattr(self, field) < low:
+                raise ValueError(f"{field}={getattr(self, field)} must be at least {low}.")
+        for field in ("attention_dropout", "hidden_dropout", "classifier_dropout"):
+            if not 0 <= getattr(self, field) < 1:
+                raise ValueError(f"{field}={getattr(self, field)} must lie in [0, 1).")
+        for field in ("pad_token_id", "cls_token_id", "sep_token_id", "mask_token_id"):
+            if (token_id := getattr(self, field)) is not None and not 0 <= token_id < self.vocab_size:
+                raise ValueError(f"{field}={token_id} lies outside the vocabulary of {self.vocab_size} (vocab_size).")
+
+    def _check_widths(self) -> None:
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size={self.hidden_size} is not a multiple of num_attention_heads={self.num_attention_heads}."
+            )
+        if self.token_hidden_size % self.head_dim:
+            raise ValueError(
+                f"token_hidden_size={self.token_hidden_size} is not a multiple of the head width {self.head_dim} "
+                "(hidden_size / num_attention_heads)."
+            )
+        if self.max_concepts < self.min_concepts:
+            raise ValueError(f"max_concepts={self.max_concepts} is less than min_concepts={self.min_concepts}.")
+        if self.num_hidden_layers % self.read_every:
+            raise ValueError(
+                f"num_hidden_layers={self.num_hidden_layers} is not a multiple of read_every={self.read_every}."
+            )
+
+    def _check_combinations(self) -> None:
+        if self.position_embedding == "rope" and self.head_dim % 2:
+            raise ValueError(
+                f"num_attention_heads={self.num_attention_heads} makes heads of odd width; position_embedding='rope' "
+                "needs an even one."
+            )
+        if self.masked_tokens == "drop" and self.mask_token_id is None:
+            raise ValueError("masked_tokens='drop' needs a mask_token_id.")
+
+
+__all__ = ["ConceptEncoderConfig"]

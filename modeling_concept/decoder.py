@@ -1,0 +1,145 @@
+# Copyright 2026 The Concept Encoder authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""From concepts, and in the hybrid family the token states around a position, back to token states."""
+
+import torch
+from torch import nn
+from transformers import PreTrainedConfig
+from transformers.activations import ACT2FN
+
+from .attention import ConceptBlock, ConceptRotaryEmbedding, LocalWindows, cross_windows
+from .concepts import Concepts
+from .tokens import TokenLayout
+
+
+def decoder_windows(layout: TokenLayout, wanted: torch.Tensor | None, window: int) -> LocalWindows:
+    """
+    Windows of queries at input positions on the visible tokens around them.
+
+    Args:
+        layout: of the visible tokens.
+        wanted: int64 `[batch, K]`, the positions that have a query, -1 for none; `None` if all have.
+        window: visible tokens, half of them on each side.
+    """
+    length = layout.positions.shape[1]
+    if layout.index is None:
+        rank = torch.arange(length, device=layout.positions.device).unsqueeze(0)
+        num_keys = torch.full_like(rank[:, :1], length)
+        slots = length
+    else:
+        used = torch.ones_like(layout.index, dtype=torch.bool) if layout.mask is None else layout.mask
+        visible = torch.zeros(used.shape[0], length, dtype=torch.long, device=used.device)
+        visible = visible.scatter(1, layout.index, used.long())
+        rank = visible.cumsum(dim=1) - visible
+        num_keys, slots = used.sum(dim=1, keepdim=True), used.shape[1]
+    query_slots = None if wanted is None else torch.where(wanted < 0, length, wanted)
+    return cross_windows(rank, num_keys, slots, window, query_slots)
+
+
+class ConceptDecoder(nn.Module):
+    """
+    Queries at input positions read the concepts, and in the hybrid family first the token states around them.
+
+    Queries never see each other, so decoding some positions gives the same states as decoding all of them.
+    """
+
+    def __init__(self, config: PreTrainedConfig):
+        super().__init__()
+        self.window = config.decoder_window
+        width, inner, depth = config.hidden_size, config.intermediate_size, config.num_decoder_layers
+        self.query = nn.Parameter(torch.empty(1, width))
+        self.position_embeddings, self.token_projection = None, None
+        # CODEPATH: only `perceiver_v1` has learned positions.
+        if config.position_embedding == "learned":
+            self.position_embeddings = nn.Embedding(config.max_position_embeddings, width)
+        # CODEPATH: only `perceiver_v1` puts the word embedding into the query.
+        if config.decoder_query == "token+position":
+            self.token_projection = nn.Linear(config.embedding_size, width, bias=False)
+        # CODEPATH: every preset but `perceiver_v1` is of the hybrid family; the bottleneck family has no such reads.
+        token_reads = depth if config.decoder_tokens == "window" else 0
+        self.token_reads = nn.ModuleList(
+            [ConceptBlock(config, width, key_width=config.token_hidden_size) for _ in range(token_reads)]
+        )
+        self.concept_reads = nn.ModuleList(
+            [ConceptBlock(config, width, key_width=width, inner_width=inner) for _ in range(depth)]
+        )
+        self.norm = nn.LayerNorm(width, eps=config.norm_eps, bias=False)
+
+    def forward(
+        self,
+        concepts: Concepts,
+        tokens: torch.Tensor | None,
+        layout: TokenLayout,
+        rotary_emb: ConceptRotaryEmbedding | None,
+        wanted: torch.Tensor | None = None,
+        words: torch.Tensor | None = None,
+        token_residual: bool = True,
+        **kwargs,
+    ) -> torch.Tensor:
+        """
+        Args:
+            concepts: of the encoder.
+            tokens: token states `[batch, V, token_hidden_size]`; not read in the bottleneck family.
+            layout: of these tokens.
+            rotary_emb: of the encoder, `None` with learned positions.
+            wanted: int64 `[batch, K]`, the input positions to decode, -1 for none; `None` decodes all N.
+            words: word embeddings `[batch, N, embedding_size]`, read if queries hold them.
+            token_residual: whether the words stay in the residual stream.
+
+        Returns:
+            Decoded states `[batch, K | N, hidden_size]`.
+        """
+        batch, places = concepts.states.shape[0], layout.positions.expand(concepts.states.shape[0], -1)
+        chosen = None if wanted is None else wanted.clamp(min=0)
+        places = places if chosen is None else places.gather(1, chosen)
+        states, residual = self.query.expand(batch, places.shape[1], -1), None
+        if self.position_embeddings is not None:
+            states = states + self.position_embeddings(places)
+        if self.token_projection is not None:
+            words = words if chosen is None else words.gather(1, chosen[..., None].expand(-1, -1, words.shape[-1]))
+            residual = None if token_residual else states
+            states = states + self.token_projection(words)
+        query_rotation = None if rotary_emb is None else rotary_emb(states, places)
+        concept_reads = {
+            "attention_mask": None if concepts.mask is None else concepts.mask[:, None, None],
+            "query_rotation": query_rotation,
+            "key_rotation": None if concepts.positions is None else rotary_emb(states, concepts.positions),
+        }
+        token_reads = {}
+        if len(self.token_reads) > 0:
+            token_reads = {
+                "windows": decoder_windows(layout, wanted, self.window),
+                "query_rotation": query_rotation,
+                "key_rotation": None if rotary_emb is None else rotary_emb(states, layout.to_slots(layout.positions)),
+            }
+        for depth, concept_read in enumerate(self.concept_reads):
+            if token_reads:
+                states = self.token_reads[depth](states, tokens, residual, **token_reads, **kwargs)
+                residual = None
+            states = concept_read(states, concepts.states, residual, **concept_reads, **kwargs)
+            residual = None
+        return self.norm(states)
+
+
+class ConceptPredictionHead(nn.Module):
+    """Decoded states `[..., hidden_size]` to the width of the word embeddings `[..., embedding_size]`."""
+
+    def __init__(self, config: PreTrainedConfig):
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.embedding_size, bias=False)
+        self.act_fn = ACT2FN[config.hidden_activation]
+        self.norm = nn.LayerNorm(config.embedding_size, eps=config.norm_eps, bias=False)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.norm(self.act_fn(self.dense(hidden_states)))

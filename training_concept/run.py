@@ -1,0 +1,156 @@
+# Copyright 2026 The Concept Encoder authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The output folder of a run: whose it is, where it goes on from, and what it must never lose."""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from transformers import PreTrainedConfig, TrainingArguments
+from transformers.trainer_callback import TRAINER_STATE_NAME
+
+from .arguments import DataArguments, ModelArguments
+from .errors import FinishedRunError
+
+RUN_FILE = "run.json"
+
+# What may differ between two starts of one run: it changes where data lies or how fast it comes, not what is learned.
+_IRRELEVANT_DATA_ARGUMENTS = {"preprocessing_num_workers", "overwrite_cache"}
+
+
+def describe_run(
+    model_args: ModelArguments, data_args: DataArguments, training_args: TrainingArguments, config: PreTrainedConfig
+) -> dict[str, Any]:
+    """Everything that two starts must agree on to be one run: model, tokenizer, data and seeds, as JSON values."""
+    data = {key: value for key, value in asdict(data_args).items() if key not in _IRRELEVANT_DATA_ARGUMENTS}
+    files = {name: data[name] for name in ("train_file", "validation_file") if data[name]}
+    configuration = {key: value for key, value in config.to_diff_dict().items() if key != "transformers_version"}
+    description = {
+        "configuration": configuration,
+        "model_name_or_path": model_args.model_name_or_path,
+        "tokenizer": model_args.tokenizer_name or model_args.train_tokenizer_vocab_size,
+        "data": data,
+        "content": {name: _digest(Path(path)) for name, path in files.items()},
+        "seed": training_args.seed,
+        "data_seed": training_args.data_seed,
+    }
+    return json.loads(json.dumps(description, default=str))
+
+
+def find_checkpoint(training_args: TrainingArguments, description: dict[str, Any]) -> Path | None:
+    """
+    Checkpoint to go on from in `training_args.output_dir`, or `None` to start anew. Only reads.
+
+    A checkpoint counts once its last file is whole, so that one cut short by a crash is passed over.
+
+    Raises:
+        ValueError: if the folder holds files that are not of this run, or damaged weights.
+        FinishedRunError: if the run has already come to its end.
+    """
+    folder, chosen = Path(training_args.output_dir), training_args.resume_from_checkpoint
+    if chosen and not _is_complete(Path(chosen)):
+        raise ValueError(f"{chosen} is no complete checkpoint (--resume_from_checkpoint).")
+    if not training_args.overwrite_output_dir and folder.is_dir() and any(folder.iterdir()):
+        _check_owner(folder, description)
+        complete = [checkpoint for checkpoint in _checkpoints(folder) if _is_complete(checkpoint)]
+        chosen = chosen or (complete[-1] if complete else None)
+    return check_weights(Path(chosen)) if chosen else None
+
+
+def claim_folder(training_args: TrainingArguments, description: dict[str, Any]) -> None:
+    """Make the output folder this run's; under `overwrite_output_dir` checkpoints and logs of the last one go."""
+    folder = Path(training_args.output_dir)
+    if training_args.overwrite_output_dir:
+        for stale in [*_checkpoints(folder), folder / "runs"]:
+            shutil.rmtree(stale, ignore_errors=True)
+    write_json(folder / RUN_FILE, {"finished": False, "description": description})
+
+
+def finish_run(training_args: TrainingArguments) -> None:
+    """Note in the output folder that its run has come to its end."""
+    path = Path(training_args.output_dir) / RUN_FILE
+    write_json(path, json.loads(path.read_text(encoding="utf-8")) | {"finished": True})
+
+
+def write_results(folder: Path, results: dict[str, dict[str, float]]) -> None:
+    """Write the metrics of each split ("train", "eval") to `<split>_results.json`, and add them to all_results.json."""
+    path = folder / "all_results.json"
+    together = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    for split, metrics in results.items():
+        write_json(folder / f"{split}_results.json", metrics)
+        together |= metrics
+    write_json(path, together)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write `content` to `path` as a whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    draft.replace(path)
+
+
+def check_weights(folder: Path) -> Path:
+    """
+    Return `folder` if every safetensors file in it is as long as its header says.
+
+    Raises:
+        ValueError: naming the first file that is not.
+    """
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(path, framework="pt"):
+                pass
+        except SafetensorError as error:
+            raise ValueError(f"{path} is damaged or cut short ({error}).") from error
+    return folder
+
+
+def _check_owner(folder: Path, description: dict[str, Any]) -> None:
+    if not (folder / RUN_FILE).is_file():
+        raise ValueError(f"{folder} is not empty and holds no run of this script. Choose another --output_dir.")
+    record = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+    if differences := _differences(record["description"], description):
+        raise ValueError(
+            f"{folder} holds another run ({'; '.join(differences)}). Choose another --output_dir, or start anew in "
+            "this one with --overwrite_output_dir."
+        )
+    if record["finished"]:
+        raise FinishedRunError(f"{folder} holds this very run, finished. --overwrite_output_dir repeats it.")
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    steps = {path: re.fullmatch(r"checkpoint-(\d+)", path.name) for path in folder.glob("checkpoint-*")}
+    return sorted((path for path, step in steps.items() if step), key=lambda path: int(path.name.split("-")[1]))
+
+
+def _is_complete(checkpoint: Path) -> bool:
+    try:
+        json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _digest(path: Path) -> str | None:
+    if not path.is_file():  # said where the file is read
+        return None
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def _differences(theirs: dict[str, Any], ours: dict[str, Any], prefix: str = "") -> list[str]:
+    differences = []
+    for key in sorted(theirs.keys() | ours.keys()):
+        there, here = theirs.get(key), ours.get(key)
+        if isinstance(there, dict) and isinstance(here, dict):
+            differences += _differences(there, here, f"{prefix}{key}.")
+        elif there != here:
+            differences.append(f"{prefix}{key} is {there!r} there and {here!r} here")
+    return differences

@@ -1,0 +1,188 @@
+# Copyright 2026 The Concept Encoder authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The Trainer for masked language modelling: exact metrics from masked positions alone, and throughput in the log."""
+
+import inspect
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch.utils.data import DataLoader, Dataset
+from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainerCallback
+from transformers.trainer import TRAINING_ARGS_NAME
+
+from .arguments import ConceptTrainingArguments
+from .throughput import TRAINING_PASSES, ThroughputMeter, count_forward_flops
+
+
+def decodes_positions(model: PreTrainedModel) -> bool:
+    """Whether `model` can be told which positions to decode (`masked_positions`), as concept encoders can."""
+    return "masked_positions" in inspect.signature(model.forward).parameters
+
+
+def masked_lm_loss(
+    outputs: Mapping[str, torch.Tensor], labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None
+) -> torch.Tensor:
+    """
+    Sum of the cross-entropies of `logits [B, N, V]` at `labels [B, N]`, over the number of labels in the whole step.
+
+    Stock heads such as BERT's average within each batch instead, so their loss would change with accumulation.
+    """
+    total = F.cross_entropy(outputs["logits"].flatten(0, 1).float(), labels.flatten(), reduction="sum")
+    return total / (labels.ne(-100).sum() if num_items_in_batch is None else num_items_in_batch)
+
+
+def masked_lm_sums(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """
+    Per row the summed negative log-likelihood (nats), the hits and the number of scored positions, `[B, 3]` in fp32.
+
+    `logits [B, K, V]` belong to `targets [B, K]`, where -100 is not scored.
+    """
+    scored = targets != -100
+    logits, wanted = logits[scored].float(), targets[scored]
+    columns = (F.cross_entropy(logits, wanted, reduction="none"), logits.argmax(-1) == wanted, torch.ones_like(wanted))
+    blank = torch.zeros_like(targets, dtype=torch.float32)
+    return torch.stack([blank.masked_scatter(scored, column.float()).sum(1) for column in columns], dim=1)
+
+
+def masked_lm_metrics(prediction: EvalPrediction) -> dict[str, float]:
+    """Loss (nats), accuracy and perplexity over all scored tokens, from the rows of `masked_lm_sums`."""
+    nll, hits, count = prediction.predictions.sum(axis=0, dtype="float64")
+    loss = nll / count
+    return {"loss": loss, "accuracy": hits / count, "perplexity": math.exp(loss) if loss < 700 else math.inf}
+
+
+class EpochCallback(TrainerCallback):
+    """Tells the training data which epoch it is, on which its masks depend."""
+
+    # The data loaders of accelerate forget to as soon as they wrap a batch sampler (several processes, resuming).
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        dataset = kwargs["train_dataloader"].dataset
+        if hasattr(dataset, "set_epoch"):
+            dataset.set_epoch(int(state.epoch))
+
+
+class ConceptTrainer(Trainer):
+    """
+    `transformers.Trainer` for any `AutoModelForMaskedLM`.
+
+    Evaluation keeps three sums of a row instead of its logits, so that its figures are averages over tokens, whatever
+    the batch size, and nothing of size `[B, N, V]` is gathered. Models that decode given positions get them; for
+    others the loss is normalised here, over the whole step. Every logged loss comes with the throughput.
+    """
+
+    args: ConceptTrainingArguments
+
+    def __init__(self, model: PreTrainedModel, args: ConceptTrainingArguments, **kwargs: Any) -> None:
+        self._decodes_positions = decodes_positions(model)
+        super().__init__(
+            model,
+            args,
+            compute_loss_func=None if self._decodes_positions else masked_lm_loss,
+            compute_metrics=masked_lm_metrics,
+            **kwargs,
+        )
+        self.add_callback(EpochCallback())
+        self.throughput = ThroughputMeter(self.accelerator, args.peak_flops)
+        self._flops_per_position: float | None = None
+        self._reported_step = 0
+
+    def floating_point_ops(self, inputs: Mapping[str, torch.Tensor]) -> float:
+        """Operations of a training step on `inputs`: those of the first batch seen, scaled to its `input_ids`."""
+        if self._flops_per_position is None:
+            self._flops_per_position = count_forward_flops(self.model, inputs) / inputs["input_ids"].numel()
+        return TRAINING_PASSES * self._flops_per_position * inputs["input_ids"].numel()
+
+    def training_step(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, torch.Tensor],
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor:
+        """As stock, and counted by the throughput meter."""
+        inputs = self._prepare_inputs(inputs)
+        if self._flops_per_position is None:
+            self.floating_point_ops(inputs)
+            self.throughput.restart()
+            self._reported_step = self.state.global_step
+        self.throughput.update(inputs, self.floating_point_ops(inputs))
+        return super().training_step(model, inputs, num_items_in_batch)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """As stock; the losses of training are joined by their throughput, its end by that of the whole run."""
+        if "loss" in logs:
+            logs.update(self._report())
+        elif "train_runtime" in logs:
+            self._report()
+            total = self.throughput.total.rates(self.throughput.peak_flops)
+            logs.update({f"train_{name}": rate for name, rate in total.items()})
+        super().log(logs, start_time)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """As stock, outside the time that the throughput is measured over."""
+        with self.throughput.paused():
+            return super().evaluate(*args, **kwargs)
+
+    def prediction_step(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, torch.Tensor],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[None, torch.Tensor, torch.Tensor]:
+        """No loss (the metrics have it), the `[B, 3]` sums of the rows, and their number of scored tokens `[B]`."""
+        inputs = self._prepare_inputs(inputs)
+        targets = inputs.pop("labels")
+        if (positions := inputs.get("masked_positions")) is not None:
+            targets = targets.gather(1, positions.clamp(min=0)).masked_fill(positions < 0, -100)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            sums = masked_lm_sums(model(**inputs)["logits"], targets)
+        return None, sums, sums[:, 2]
+
+    def get_train_dataloader(self) -> DataLoader:
+        """
+        As stock.
+
+        Raises:
+            ValueError: if the data does not fill one batch.
+        """
+        loader = super().get_train_dataloader()
+        if hasattr(loader.dataset, "__len__") and len(loader) == 0:
+            raise ValueError(
+                f"The training data makes {len(loader.dataset)} rows, too few for one full batch of "
+                f"{self.args.train_batch_size} a process. Lower --per_device_train_batch_size."
+            )
+        return loader
+
+    def get_eval_dataloader(self, eval_dataset: str | Dataset | None = None) -> DataLoader:
+        """As stock, but whole: `dataloader_drop_last` is for training."""
+        drop_last, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
+        try:
+            return super().get_eval_dataloader(eval_dataset)
+        finally:
+            self.args.dataloader_drop_last = drop_last
+
+    def _prepare_inputs(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        inputs = super()._prepare_inputs(inputs)
+        if not self._decodes_positions:
+            inputs.pop("masked_positions", None)
+        return inputs
+
+    def _report(self) -> dict[str, float]:
+        steps, self._reported_step = self.state.global_step - self._reported_step, self.state.global_step
+        return self.throughput.report(steps)
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        with self.throughput.paused():
+            super()._save_checkpoint(*args, **kwargs)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        # A pickle, with the user's token in it: JSON says the same without.
+        folder = Path(output_dir or self.args.output_dir)
+        if (pickled := folder / TRAINING_ARGS_NAME).exists():
+            pickled.unlink()
+            (folder / "training_args.json").write_text(self.args.to_json_string() + "\n", encoding="utf-8")
