@@ -13,12 +13,14 @@
 # limitations under the License.
 """From concepts, and in the hybrid family the token states around a position, back to token states."""
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 
-from .attention import ConceptBlock, ConceptRotaryEmbedding, LocalWindows, cross_windows
+from .attention import ConceptBlock, LocalWindows, Rotation, cross_windows
 from .concepts import Concepts
 from .tokens import TokenLayout
 
@@ -81,7 +83,7 @@ class ConceptDecoder(nn.Module):
         concepts: Concepts,
         tokens: torch.Tensor | None,
         layout: TokenLayout,
-        rotary_emb: ConceptRotaryEmbedding | None,
+        rotate: Callable[[torch.Tensor, torch.Tensor | None], Rotation | None],
         wanted: torch.Tensor | None = None,
         words: torch.Tensor | None = None,
         token_residual: bool = True,
@@ -92,7 +94,7 @@ class ConceptDecoder(nn.Module):
             concepts: of the encoder.
             tokens: token states `[batch, V, token_hidden_size]`; not read in the bottleneck family.
             layout: of these tokens.
-            rotary_emb: of the encoder, `None` with learned positions.
+            rotate: `ConceptEncoder.rotate`.
             wanted: int64 `[batch, K]`, the input positions to decode, -1 for none; `None` decodes all N.
             words: word embeddings `[batch, N, embedding_size]`, read if queries hold them.
             token_residual: whether the words stay in the residual stream.
@@ -110,18 +112,18 @@ class ConceptDecoder(nn.Module):
             words = words if chosen is None else words.gather(1, chosen[..., None].expand(-1, -1, words.shape[-1]))
             residual = None if token_residual else states
             states = states + self.token_projection(words)
-        query_rotation = None if rotary_emb is None else rotary_emb(states, places)
+        query_rotation = rotate(states, places)
         concept_reads = {
             "attention_mask": None if concepts.mask is None else concepts.mask[:, None, None],
             "query_rotation": query_rotation,
-            "key_rotation": None if concepts.positions is None else rotary_emb(states, concepts.positions),
+            "key_rotation": rotate(states, concepts.positions),
         }
         token_reads = {}
         if len(self.token_reads) > 0:
             token_reads = {
                 "windows": decoder_windows(layout, wanted, self.window),
                 "query_rotation": query_rotation,
-                "key_rotation": None if rotary_emb is None else rotary_emb(states, layout.to_slots(layout.positions)),
+                "key_rotation": rotate(states, layout.to_slots(layout.positions)),
             }
         for depth, concept_read in enumerate(self.concept_reads):
             if token_reads:

@@ -11,8 +11,9 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""The concept encoder and its heads: N tokens read into C concept vectors by cross-attention, and decoded from them."""
+"""The concept encoder and its heads: N tokens are read into C concept vectors, and decoded from them."""
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -25,7 +26,7 @@ from transformers.utils import ModelOutput, TransformersKwargs, auto_docstring
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
-from .attention import ConceptAttention, ConceptBlock, ConceptMLP, ConceptRotaryEmbedding, self_windows
+from .attention import ConceptAttention, ConceptBlock, ConceptMLP, ConceptRotaryEmbedding, Rotation, self_windows
 from .concepts import (
     CONCEPT_SOURCES,
     AnchoredConcepts,
@@ -53,8 +54,8 @@ except ImportError:  # the source tree: two packages side by side
 class ConceptEncoderOutput(ModelOutput):
     r"""
     last_hidden_state (`torch.FloatTensor` of shape `(batch_size, num_concepts, hidden_size)`):
-        The concepts. Free concepts first, then those anchored on the text, in its order. Rows of `concept_mask` at 0 are
-        zeros.
+        The concepts. Free concepts first, then those anchored on the text, in its order. Zeros where
+        `concept_mask` is 0.
     concept_mask (`torch.BoolTensor` of shape `(batch_size, num_concepts)`):
         Concepts in use; a short document in a long batch uses fewer.
     concept_positions (`torch.FloatTensor` of shape `(batch_size, num_concepts)`, *optional*):
@@ -121,7 +122,8 @@ class ConceptEncoderPreTrainedModel(PreTrainedModel):
     def _decode(
         self,
         outputs: ConceptEncoderOutput,
-        words: torch.Tensor,
+        input_ids: torch.Tensor | None,
+        inputs_embeds: torch.Tensor | None,
         attention_mask: torch.Tensor | None,
         wanted: torch.Tensor | None = None,
         **kwargs,
@@ -130,18 +132,23 @@ class ConceptEncoderPreTrainedModel(PreTrainedModel):
         Decode input positions from what the encoder gave.
 
         Args:
-            outputs: of `ConceptEncoder`, with token states.
-            words: word embeddings `[batch, N, embedding_size]`.
-            attention_mask: as the encoder got it.
-            wanted: int64 `[batch, K]`, the positions to decode, -1 for none; `None` decodes all.
+            outputs: of the encoder for these inputs, with token states.
+            wanted: int64 `[batch, K]`, the positions to decode, -1 for none; `None` decodes all N.
 
         Returns:
             Decoded states `[batch, K | N, hidden_size]`.
         """
-        positions = document_positions(words.shape[:2], attention_mask, words.device)
+        given = input_ids if inputs_embeds is None else inputs_embeds
+        positions = document_positions(given.shape[:2], attention_mask, given.device)
         layout = TokenLayout(positions, None, outputs.token_index, outputs.token_mask)
-        concepts = Concepts(outputs.last_hidden_state, outputs.concept_mask, outputs.concept_positions)
-        return self.decoder(concepts, outputs.token_states, layout, self.model.rotary_emb, wanted, words, **kwargs)
+        # Without padding every concept is in use, and attention without a mask is faster.
+        concept_mask = None if attention_mask is None else outputs.concept_mask
+        concepts = Concepts(outputs.last_hidden_state, concept_mask, outputs.concept_positions)
+        words = inputs_embeds
+        # CODEPATH: only `perceiver_v1` puts the word embedding into the query.
+        if inputs_embeds is None and self.config.decoder_query == "token+position":
+            words = self.model.get_input_embeddings()(input_ids)
+        return self.decoder(concepts, outputs.token_states, layout, self.model.rotate, wanted, words, **kwargs)
 
 
 @auto_docstring(
@@ -195,10 +202,10 @@ class ConceptEncoder(ConceptEncoderPreTrainedModel):
     ) -> ConceptEncoderOutput:
         r"""
         masked_positions (`torch.LongTensor` of shape `(batch_size, num_masked)`, *optional*):
-            The positions that hold the mask token, -1 filling rows that have fewer. With `masked_tokens="drop"` it fixes
-            the number of visible tokens at `sequence_length - num_masked`, so that shapes are static: no row may have
-            more of them, and without an `attention_mask` every row has exactly so many. With `inputs_embeds`, where mask
-            tokens cannot be seen, it also says which ones are dropped.
+            The positions that hold the mask token, -1 filling rows that have fewer. With `masked_tokens="drop"` it
+            fixes the number of visible tokens at `sequence_length - num_masked`, so that shapes are static: no row may
+            have more of them, and without an `attention_mask` every row has exactly so many. With `inputs_embeds`,
+            where mask tokens cannot be seen, it also says which ones are dropped.
         output_token_states (`bool`, *optional*, defaults to `False`):
             Whether to return the states of the visible tokens.
         """
@@ -241,7 +248,7 @@ class ConceptEncoder(ConceptEncoderPreTrainedModel):
     def _dropped_tokens(
         self, input_ids: torch.Tensor | None, shape: torch.Size, masked_positions: torch.Tensor | None
     ) -> torch.Tensor | None:
-        """Bool `[batch, N]`, the tokens that the encoder does not see though they have a place; `None` if there are none."""
+        """Bool `[batch, N]`, the tokens that have a place but are not seen by the encoder; `None` if all are."""
         # CODEPATH: `perceiver_v1` shows mask tokens to the encoder; the other presets drop them.
         if self.config.masked_tokens == "mask":
             return None
@@ -257,35 +264,43 @@ class ConceptEncoder(ConceptEncoderPreTrainedModel):
         self, tokens: torch.Tensor, positions: torch.Tensor, layout: TokenLayout, **kwargs
     ) -> tuple[Concepts, torch.Tensor]:
         """Token layers, then stages of a read, concept layers and write-back. Returns concepts and token states."""
-        token_rotation = None if self.rotary_emb is None else self.rotary_emb(tokens, positions)
-        visible = layout.mask
-        if visible is None:
-            visible = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
-        windows = self_windows(visible, self.config.local_attention) if len(self.token_layers) else None
-        mixing = {"windows": windows, "query_rotation": token_rotation, "key_rotation": token_rotation}
+        token_rotation = self.rotate(tokens, positions)
+        mixing = {"query_rotation": token_rotation, "key_rotation": token_rotation}
+        if len(self.token_layers) + len(self.interleaved_layers) > 0:
+            visible = tokens.new_ones(tokens.shape[:2], dtype=torch.bool) if layout.mask is None else layout.mask
+            mixing["windows"] = self_windows(visible, self.config.local_attention)
         for layer in self.token_layers:
             tokens = layer(tokens, **mixing, **kwargs)
         concepts = self.concepts(tokens, layout)
-        states = concepts.states
-        rotation = None if concepts.positions is None else self.rotary_emb(tokens, concepts.positions)
+        rotation = self.rotate(tokens, concepts.positions)
         token_mask = None if layout.mask is None else self._readable(layout.mask)
         concept_mask = None if concepts.mask is None else concepts.mask[:, None, None]
         reading = {"attention_mask": token_mask, "query_rotation": rotation, "key_rotation": token_rotation}
         thinking = {"attention_mask": concept_mask, "query_rotation": rotation, "key_rotation": rotation}
         writing = {"attention_mask": concept_mask, "query_rotation": token_rotation, "key_rotation": rotation}
-        per_read = self.config.read_every
-        per_write = self.config.num_interleaved_token_layers
-        for stage, read in enumerate(self.reads):
+        states = concepts.states
+        for read, layers, writes, token_layers in self._stages():
             states = read(states, tokens, **reading, **kwargs)
-            for layer in self.layers[stage * per_read : (stage + 1) * per_read]:
+            for layer in layers:
                 states = layer(states, **thinking, **kwargs)
-            for write in self.writes[stage : stage + 1]:
+            for write in writes:
                 tokens = write(tokens, states, **writing, **kwargs)
-            for layer in self.interleaved_layers[stage * per_write : (stage + 1) * per_write]:
+            for layer in token_layers:
                 tokens = layer(tokens, **mixing, **kwargs)
         states = self.norm(states)
         states = states if concepts.mask is None else states * concepts.mask.unsqueeze(-1)
         return concepts._replace(states=states), tokens
+
+    def _stages(self) -> Iterator[tuple[nn.Module, nn.ModuleList, nn.ModuleList, nn.ModuleList]]:
+        """Read, concept layers, write-back (one or none) and token layers of every stage."""
+        deep, wide = self.config.read_every, self.config.num_interleaved_token_layers
+        for i, read in enumerate(self.reads):
+            layers = self.layers[i * deep : (i + 1) * deep]
+            yield read, layers, self.writes[i : i + 1], self.interleaved_layers[i * wide : (i + 1) * wide]
+
+    def rotate(self, states: torch.Tensor, positions: torch.Tensor | None) -> Rotation | None:
+        """Rotations of `positions` `[batch, length]`, on the device of `states`; `None` if there are none to make."""
+        return None if self.rotary_emb is None or positions is None else self.rotary_emb(states, positions)
 
     @staticmethod
     def _readable(mask: torch.Tensor) -> torch.Tensor:
@@ -332,16 +347,15 @@ class ConceptEncoderForMaskedLM(ConceptEncoderPreTrainedModel):
     ) -> MaskedLMOutput:
         r"""
         masked_positions (`torch.LongTensor` of shape `(batch_size, num_masked)`, *optional*):
-            The positions that hold the mask token and are decoded, -1 filling rows that have fewer; the others are not.
-            See [`ConceptEncoder.forward`] for what it promises about the visible tokens.
+            The positions that hold the mask token, -1 filling rows that have fewer. They alone are decoded. See
+            [`ConceptEncoder.forward`] for what it promises about the visible tokens.
         labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
-            The tokens to be found, -100 where there is none. The loss is their mean negative log-likelihood in nats, or
-            their sum divided by `num_items_in_batch` where that is given.
+            The tokens to be found, -100 where there is none. The loss is their mean negative log-likelihood in nats,
+            or its sum divided by `num_items_in_batch` where that is given.
         return_logits (`bool`, *optional*, defaults to `False`):
             Whether to return logits although there are labels. They are `(batch_size, num_masked, vocab_size)` with
             `masked_positions`, and `(batch_size, sequence_length, vocab_size)` without.
         """
-        words = self.model.get_input_embeddings()(input_ids) if inputs_embeds is None else inputs_embeds
         outputs = self.model(
             input_ids,
             attention_mask,
@@ -355,7 +369,9 @@ class ConceptEncoderForMaskedLM(ConceptEncoderPreTrainedModel):
         if wanted is None and labels is not None and not return_logits:
             wanted = labelled_positions(labels)
         residual = self.config.decoder_token_residual
-        states = self._decode(outputs, words, attention_mask, wanted, token_residual=residual, **kwargs)
+        states = self._decode(
+            outputs, input_ids, inputs_embeds, attention_mask, wanted, token_residual=residual, **kwargs
+        )
         logits = self.lm_head(self.head(states))
         loss = None
         if labels is not None:
@@ -403,12 +419,11 @@ class ConceptEncoderForSequenceClassificationViaDecoder(ConceptEncoderPreTrained
             Classes (int64), values to regress (one label, or `problem_type="regression"`), or a 0/1 vector of labels
             (float). The loss is a mean, or the sum divided by `num_items_in_batch` where that is given.
         """
-        words = self.model.get_input_embeddings()(input_ids) if inputs_embeds is None else inputs_embeds
         outputs = self.model(
             input_ids, attention_mask, token_type_ids, inputs_embeds, output_token_states=True, **kwargs
         )
         residual = self.config.classifier_token_residual
-        states = self._decode(outputs, words, attention_mask, token_residual=residual, **kwargs)
+        states = self._decode(outputs, input_ids, inputs_embeds, attention_mask, token_residual=residual, **kwargs)
         logits = self.classifier(self.dropout(masked_mean(states, attention_mask)))
         loss = None if labels is None else classification_loss(logits, labels, self.config, **kwargs)
         return SequenceClassifierOutput(
@@ -440,7 +455,7 @@ def masked_mean(states: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor
 
 
 def mean_loss(
-    criterion,
+    criterion: Callable,
     logits: torch.Tensor,
     labels: torch.Tensor,
     num_items_in_batch: int | torch.Tensor | None = None,

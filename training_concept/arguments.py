@@ -1,6 +1,6 @@
 # Copyright 2026 The Concept Encoder authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What `run_mlm.py` can be told: three dataclasses, filled from the command line, from a YAML or JSON file, or both."""
+"""What `run_mlm.py` can be told: three dataclasses, filled from the command line, a YAML or JSON file, or both."""
 
 import json
 from collections.abc import Sequence
@@ -11,6 +11,8 @@ from typing import Any, NoReturn
 import torch
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
+
+DTYPES = ("float32", "bfloat16", "float16")
 
 
 @dataclass
@@ -65,12 +67,13 @@ class ModelArguments:
     trust_remote_code: bool = field(
         default=False, metadata={"help": "Whether to run code that comes with a checkpoint from elsewhere."}
     )
-    dtype: str | None = field(
-        default=None,
-        metadata={"help": "Type of the weights: auto, float32, bfloat16 or float16. Defaults to float32."},
+    dtype: str = field(
+        default="float32", metadata={"help": f"Type of the weights: {', '.join(DTYPES)}. Mixed precision is --bf16."}
     )
 
     def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise ValueError(f"--dtype {self.dtype} is not one of {', '.join(DTYPES)}.")
         sources = [name for name in ("model_name_or_path", "preset", "model_type", "config_name") if vars(self)[name]]
         if not sources:
             raise ValueError("Name a model: --model_name_or_path, --preset, --model_type or --config_name.")
@@ -181,6 +184,10 @@ class ConceptTrainingArguments(TrainingArguments):
         # A last, smaller batch would be a second shape to compile.
         self.dataloader_drop_last = self.dataloader_drop_last or self.torch_compile
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Stock pickles the arguments beside the weights, and uploads that in mid-training.
+        return vars(self) | {"hub_token": None}
+
 
 def computes_in_bf16() -> bool:
     """Whether the default device multiplies bfloat16 matrices in hardware, rather than by converting them."""
@@ -207,7 +214,7 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[ModelArguments, DataArgum
         ValueError: for a key or flag that does not exist, or a value of the wrong kind.
         FileNotFoundError: if the file is not there.
     """
-    parser = _Parser((ModelArguments, DataArguments, ConceptTrainingArguments))
+    parser = _Parser((ModelArguments, DataArguments, ConceptTrainingArguments), allow_abbrev=False)
     rest = list(arguments)
     if rest and Path(rest[0]).suffix in (".yaml", ".yml", ".json"):
         settings = _read_settings(Path(rest.pop(0)))

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-
 IGNORED_LABEL = -100
 NO_POSITION = -1
 LARGEST_DRAW = np.iinfo(np.uint64).max
@@ -68,7 +67,7 @@ class MaskingCollator:
         self.vocab_size = vocab_size or len(tokenizer)
         if self.vocab_size < len(tokenizer):
             raise ValueError(f"the model has {vocab_size} token ids, fewer than the tokenizer's {len(tokenizer)}")
-        self.is_maskable = np.ones(self.vocab_size, dtype=bool)
+        self.is_maskable: np.ndarray = np.ones(self.vocab_size, dtype=bool)
         self.is_maskable[tokenizer.all_special_ids] = False
         # Random replacements are words of the tokenizer, never the spare ids of a larger embedding table.
         self.replacements = np.flatnonzero(self.is_maskable[: len(tokenizer)])
@@ -110,7 +109,7 @@ class MaskingCollator:
     def _pad(self, rows: list[np.ndarray], length: int) -> np.ndarray:
         """Pad on the right to [B, N], N the next multiple of `pad_to_multiple_of` from `length` on."""
         length = -(-length // self.pad_to_multiple_of) * self.pad_to_multiple_of
-        ids = np.full((len(rows), length), self.pad_token_id, dtype=np.int64)
+        ids: np.ndarray = np.full((len(rows), length), self.pad_token_id, dtype=np.int64)
         for target, row in zip(ids, rows, strict=True):
             target[: len(row)] = row
         return ids

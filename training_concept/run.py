@@ -13,10 +13,10 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedConfig, TrainingArguments
-from transformers.trainer_callback import TRAINER_STATE_NAME
+from transformers.trainer import TRAINER_STATE_NAME
 
-from .arguments import DataArguments, ModelArguments
-from .errors import FinishedRunError
+from training_concept.arguments import DataArguments, ModelArguments
+from training_concept.errors import FinishedRunError
 
 RUN_FILE = "run.json"
 
@@ -29,14 +29,14 @@ def describe_run(
 ) -> dict[str, Any]:
     """Everything that two starts must agree on to be one run: model, tokenizer, data and seeds, as JSON values."""
     data = {key: value for key, value in asdict(data_args).items() if key not in _IRRELEVANT_DATA_ARGUMENTS}
-    files = {name: data[name] for name in ("train_file", "validation_file") if data[name]}
+    # A file is what it holds, wherever it lies.
+    data |= {name: _digest(Path(data[name])) for name in ("train_file", "validation_file") if data[name]}
     configuration = {key: value for key, value in config.to_diff_dict().items() if key != "transformers_version"}
     description = {
         "configuration": configuration,
         "model_name_or_path": model_args.model_name_or_path,
         "tokenizer": model_args.tokenizer_name or model_args.train_tokenizer_vocab_size,
         "data": data,
-        "content": {name: _digest(Path(path)) for name, path in files.items()},
         "seed": training_args.seed,
         "data_seed": training_args.data_seed,
     }
@@ -79,7 +79,7 @@ def finish_run(training_args: TrainingArguments) -> None:
 
 
 def write_results(folder: Path, results: dict[str, dict[str, float]]) -> None:
-    """Write the metrics of each split ("train", "eval") to `<split>_results.json`, and add them to all_results.json."""
+    """Write the metrics of each split ("train", "eval") to its `<split>_results.json`, and to all_results.json."""
     path = folder / "all_results.json"
     together = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     for split, metrics in results.items():

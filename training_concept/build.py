@@ -1,0 +1,135 @@
+# Copyright 2026 The Concept Encoder authors.
+# SPDX-License-Identifier: Apache-2.0
+"""From arguments to configuration, tokenizer and model: loaded from the Hub or disk, or made from scratch."""
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from transformers import (
+    CONFIG_MAPPING,
+    AutoConfig,
+    AutoModelForMaskedLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from configuration_concept import ConceptEncoderConfig
+from training_concept.arguments import ModelArguments
+from training_concept.data import LONGEST_DEFAULT_SEQUENCE
+from training_concept.run import check_weights
+from training_concept.tokenization import train_tokenizer
+
+# Ids that a new model takes from its tokenizer, if its configuration has them.
+SPECIAL_IDS = ("pad_token_id", "cls_token_id", "sep_token_id", "mask_token_id")
+
+
+def build_config(args: ModelArguments) -> PreTrainedConfig:
+    """
+    The configuration that `args` name, not yet fitted to a tokenizer.
+
+    Raises:
+        ValueError: for a preset, model type or field that does not exist, or a value that no model can have.
+    """
+    name = args.config_name or args.model_name_or_path
+    config = AutoConfig.from_pretrained(name, **_hub_options(args)) if name else _new_config(args)
+    if args.masked_tokens:
+        if not hasattr(config, "masked_tokens"):
+            raise ValueError(f"--masked_tokens is for concept encoders, and this is a {config.model_type} model.")
+        config = type(config).from_dict(config.to_dict() | {"masked_tokens": args.masked_tokens})
+    return config
+
+
+def build_tokenizer(args: ModelArguments, texts: Iterable[str], max_length: int | None) -> PreTrainedTokenizerBase:
+    """The tokenizer that `args` name, or one trained on `texts`, for rows of up to `max_length` tokens."""
+    if args.train_tokenizer_vocab_size:
+        return train_tokenizer(
+            texts, args.train_tokenizer_vocab_size, model_max_length=max_length or LONGEST_DEFAULT_SEQUENCE
+        )
+    return AutoTokenizer.from_pretrained(args.tokenizer_name or args.model_name_or_path, **_hub_options(args))
+
+
+def build_model(args: ModelArguments, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """
+    The masked language model: from a checkpoint, or new with `config`.
+
+    A new model has as many embeddings as the tokenizer has tokens, unless `config_overrides` ask for more; one from
+    a checkpoint grows if they do not suffice.
+
+    Raises:
+        ValueError: if weights are damaged, or a checkpoint and the tokenizer disagree about the mask token.
+    """
+    if not args.model_name_or_path:
+        _fit_config(args, config, tokenizer)
+        model = AutoModelForMaskedLM.from_config(config, dtype=args.dtype, trust_remote_code=args.trust_remote_code)
+    else:
+        if getattr(config, "mask_token_id", None) not in (None, tokenizer.mask_token_id):
+            raise ValueError(
+                f"The tokenizer's mask token has the id {tokenizer.mask_token_id}, the model's {config.mask_token_id}."
+            )
+        check_weights(Path(args.model_name_or_path))
+        model = AutoModelForMaskedLM.from_pretrained(
+            args.model_name_or_path, config=config, dtype=args.dtype, **_hub_options(args)
+        )
+    if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
+        model.resize_token_embeddings(len(tokenizer))
+    return model
+
+
+def check_length(config: PreTrainedConfig, max_seq_length: int) -> None:
+    """
+    Raises:
+        ValueError: if the model has fewer positions than `max_seq_length`.
+    """
+    has_any_length = getattr(config, "position_embedding", None) == "rope"
+    limit = getattr(config, "max_position_embeddings", None)
+    if limit and not has_any_length and max_seq_length > limit:
+        raise ValueError(
+            f"--max_seq_length {max_seq_length} is more than the {limit} positions of this model "
+            "(max_position_embeddings)."
+        )
+
+
+def _hub_options(args: ModelArguments) -> dict[str, Any]:
+    return {
+        "cache_dir": args.cache_dir,
+        "revision": args.model_revision,
+        "token": args.token,
+        "trust_remote_code": args.trust_remote_code,
+    }
+
+
+def _new_config(args: ModelArguments) -> PreTrainedConfig:
+    make = _config_maker(args)
+    draft, overrides = make(), args.config_overrides
+    if not overrides:
+        return draft
+    try:
+        draft.update_from_string(overrides)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"--config_overrides {overrides}: {error}") from error
+    # Made again rather than changed, so that fields which follow from others do, and all are checked together.
+    return make(**{name: getattr(draft, name) for name in _override_names(overrides)})
+
+
+def _config_maker(args: ModelArguments) -> Callable[..., PreTrainedConfig]:
+    if args.preset:
+        return partial(ConceptEncoderConfig.from_preset, args.preset)
+    if args.model_type not in CONFIG_MAPPING:
+        raise ValueError(f"transformers knows no model of the type {args.model_type!r} (--model_type).")
+    return CONFIG_MAPPING[args.model_type]
+
+
+def _override_names(overrides: str | None) -> list[str]:
+    return [item.split("=")[0] for item in overrides.split(",")] if overrides else []
+
+
+def _fit_config(args: ModelArguments, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+    if not args.config_name and "vocab_size" not in _override_names(args.config_overrides):
+        config.vocab_size = len(tokenizer)
+    for name in SPECIAL_IDS:
+        if hasattr(config, name):
+            setattr(config, name, getattr(tokenizer, name))

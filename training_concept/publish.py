@@ -1,0 +1,182 @@
+# Copyright 2026 The Concept Encoder authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Makes the output folder of a run fit for others: model card, loss curve, and the upload to the Hub."""
+
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import torch
+import transformers
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from matplotlib.figure import Figure
+from transformers import PreTrainedModel, Trainer
+from transformers.trainer import TRAINING_ARGS_NAME
+
+from configuration_concept import ConceptEncoderConfig
+from training_concept.arguments import ConceptTrainingArguments, DataArguments
+from training_concept.report import loading_code
+from training_concept.sources import PACKAGE_PREFIX
+
+CARD_TEMPLATE = Path(__file__).parents[1] / "model_cards" / "masked_lm.md"
+LOSS_CURVE = "loss_curve.png"
+METRICS = {"loss": "Masked-token loss (nats)", "accuracy": "Accuracy", "perplexity": "Perplexity"}
+
+
+def has_code(model: PreTrainedModel) -> bool:
+    """Whether a checkpoint of `model` carries its own code."""
+    return model.config.model_type == ConceptEncoderConfig.model_type
+
+
+def loss_figure(log_history: list[dict[str, float]], unigram_loss: float | None) -> Figure:
+    """Training and evaluation loss over the steps of `log_history`, and the unigram loss as a line (nats)."""
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.add_subplot(xlabel="step", ylabel="loss (nats per masked token)")
+    for key, label, style in (("loss", "training", "-"), ("eval_loss", "evaluation", "o-")):
+        points = [(entry["step"], entry[key]) for entry in log_history if key in entry]
+        if points:
+            axes.plot(*zip(*points, strict=True), style, markersize=3, label=label)
+    if unigram_loss is not None:
+        axes.axhline(unigram_loss, color="grey", linestyle="--", label="unigram")
+    axes.legend()
+    return figure
+
+
+def write_card(
+    trainer: Trainer, data_args: DataArguments, metrics: dict[str, float], table: str, examples: list[tuple[str, str]]
+) -> ModelCard:
+    """Write the model card of a finished run as README.md of its output folder: figures, usage, settings."""
+    args, model = trainer.args, trainer.model
+    name = trainer.hub_model_id or Path(args.output_dir).resolve().name
+    concepts = _describe_concepts(model)
+    card = ModelCard.from_template(
+        _card_data(args, data_args, name, metrics, bool(concepts)),
+        template_path=str(CARD_TEMPLATE),
+        title=name,
+        concepts=concepts,
+        model_type=model.config.model_type,
+        parameters=model.num_parameters(),
+        loading_code=loading_code(name, trust_remote_code=bool(concepts)),
+        example_code=_example_code(examples),
+        masking=f"{data_args.mlm_probability:.0%} of a row's tokens",
+        evaluation_data=_evaluation_data(data_args),
+        results_table=table,
+        loss_curve=LOSS_CURVE,
+        examples=[(sentence, guesses.replace("|", r"\|")) for sentence, guesses in examples],
+        training_data=_training_data(data_args),
+        settings=_settings(trainer, data_args, metrics),
+    )
+    card.save(Path(args.output_dir) / "README.md")
+    return card
+
+
+def push(trainer: Trainer) -> str:
+    """Upload the output folder of a finished run, without its checkpoints. Returns the address of the commit."""
+    args = trainer.args
+    commit = huggingface_hub.upload_folder(
+        repo_id=trainer.hub_model_id,
+        folder_path=args.output_dir,
+        commit_message="End of training",
+        ignore_patterns=["_*", ".*", "checkpoint-*"],
+        # Stock uploads in mid-training leave this pickle there.
+        delete_patterns=[TRAINING_ARGS_NAME],
+        token=args.hub_token,
+        revision=args.hub_revision,
+    )
+    return commit.commit_url
+
+
+def dataset_identity(data_args: DataArguments) -> tuple[str | None, str]:
+    """The dataset's id on the Hub, `None` for text from elsewhere, and a short name for it."""
+    name = data_args.dataset_name
+    if not name:
+        return None, Path(data_args.validation_file or data_args.train_file or "").stem
+    if name.startswith(PACKAGE_PREFIX):
+        return None, name.removeprefix(PACKAGE_PREFIX)
+    return (None, Path(name).name) if Path(name).exists() else (name, name)
+
+
+def _card_data(
+    args: ConceptTrainingArguments, data_args: DataArguments, name: str, metrics: dict[str, float], has_code: bool
+) -> ModelCardData:
+    hub_id, short_name = dataset_identity(data_args)
+    results = [
+        EvalResult(
+            task_type="fill-mask",
+            dataset_type=hub_id or short_name,
+            dataset_name=short_name,
+            dataset_split=data_args.validation_split,
+            metric_type=metric,
+            metric_name=label,
+            metric_value=round(metrics[f"eval_{metric}"], 4),
+        )
+        for metric, label in METRICS.items()
+        if f"eval_{metric}" in metrics
+    ]
+    return ModelCardData(
+        language=args.language,
+        license=args.license,
+        library_name="transformers",
+        pipeline_tag="fill-mask",
+        tags=["masked-lm", "encoder"] + (["concept-encoder", "custom_code"] if has_code else []),
+        datasets=[hub_id] if hub_id else None,
+        metrics=["accuracy", "perplexity"],
+        model_name=name,
+        eval_results=results or None,
+    )
+
+
+def _describe_concepts(model: PreTrainedModel) -> dict[str, Any] | None:
+    if not has_code(model):
+        return None
+    sees = {
+        "hybrid": "family *hybrid*: the decoder also sees token states near the position it predicts",
+        "bottleneck": "family *bottleneck*: the decoder sees nothing else",
+    }
+    number = f"about N / {model.config.concept_ratio}" if model.config.concept_init == "anchored" else model.config.num_concepts
+    return {"number": number, "decoder": sees[model.config.family]}
+
+
+def _example_code(examples: list[tuple[str, str]]) -> str:
+    return "\n".join(f'fill("{sentence}")' for sentence, _ in examples[:1])
+
+
+def _training_data(data_args: DataArguments) -> str:
+    hub_id, short_name = dataset_identity(data_args)
+    if data_args.train_file:
+        return f"the file {Path(data_args.train_file).name}"
+    if not hub_id:
+        return f"the training split of `{short_name}`"
+    config = f" ({data_args.dataset_config_name})" if data_args.dataset_config_name else ""
+    return f"the training split of [{hub_id}](https://huggingface.co/datasets/{hub_id}){config}"
+
+
+def _evaluation_data(data_args: DataArguments) -> str:
+    if data_args.validation_file:
+        return f"the file {Path(data_args.validation_file).name}"
+    return f"the {data_args.validation_split} split of {dataset_identity(data_args)[1]}"
+
+
+def _settings(trainer: Trainer, data_args: DataArguments, metrics: dict[str, float]) -> dict[str, str]:
+    args = trainer.args
+    rows = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    settings = {
+        "Steps": f"{trainer.state.global_step:,}",
+        "Rows a step": f"{rows:,} of up to {data_args.max_seq_length} tokens",
+        "Learning rate": f"{args.learning_rate:g}, {args.lr_scheduler_type.value}, warm-up {args.warmup_steps:g}",
+        "Optimizer": f"{args.optim.value}, betas {args.adam_beta1:g} and {args.adam_beta2:g}, "
+        f"weight decay {args.weight_decay:g}",
+        "Precision": args.mixed_precision if args.bf16 or args.fp16 else "fp32",
+        "Seed": str(args.seed),
+        "Versions": f"transformers {transformers.__version__}, torch {transformers.utils.get_torch_version()}",
+    }
+    if "train_tokens_per_second" in metrics:
+        settings["Speed"] = (
+            f"{metrics['train_tokens_per_second']:,.0f} tokens/s on {args.world_size} x {_device_name(args.device)}, "
+            f"{metrics['train_runtime']:,.0f} s in all"
+        )
+    return settings
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper()
