@@ -42,6 +42,8 @@ def main(arguments: Sequence[str]) -> dict[str, float]:
         FinishedRunError: if the output folder holds this very run, finished.
     """
     model_args, data_args, training_args = parse_arguments(arguments)
+    if not (training_args.do_train or training_args.do_eval):
+        raise ValueError("Nothing to do: ask for --do_train, --do_eval or both.")
     _set_up_logging(training_args)
     register_auto_classes()
     config = build_config(model_args)

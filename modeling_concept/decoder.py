@@ -25,7 +25,7 @@ from .concepts import Concepts
 from .tokens import TokenLayout
 
 
-def decoder_windows(layout: TokenLayout, wanted: torch.Tensor | None, window: int) -> LocalWindows:
+def decoder_windows(layout: TokenLayout, wanted: torch.Tensor | None, window: int, batch: int) -> LocalWindows:
     """
     Windows of queries at input positions on the visible tokens around them.
 
@@ -33,10 +33,11 @@ def decoder_windows(layout: TokenLayout, wanted: torch.Tensor | None, window: in
         layout: of the visible tokens.
         wanted: int64 `[batch, K]`, the positions that have a query, -1 for none; `None` if all have.
         window: visible tokens, half of them on each side.
+        batch: rows of the batch.
     """
     length = layout.positions.shape[1]
     if layout.index is None:
-        rank = torch.arange(length, device=layout.positions.device).unsqueeze(0)
+        rank = torch.arange(length, device=layout.positions.device).expand(batch, -1)
         num_keys = torch.full_like(rank[:, :1], length)
         slots = length
     else:
@@ -121,7 +122,7 @@ class ConceptDecoder(nn.Module):
         token_reads = {}
         if len(self.token_reads) > 0:
             token_reads = {
-                "windows": decoder_windows(layout, wanted, self.window),
+                "windows": decoder_windows(layout, wanted, self.window, batch),
                 "query_rotation": query_rotation,
                 "key_rotation": rotate(states, layout.to_slots(layout.positions)),
             }

@@ -175,27 +175,29 @@ class ConceptTrainingArguments(TrainingArguments):
     )
 
     def __post_init__(self) -> None:
-        if self.auto_bf16 and computes_in_bf16():
-            self.bf16 = True
-            self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
+        on_cpu = self.use_cpu or not torch.accelerator.is_available()  # type: ignore[has-type]
+        if self.auto_bf16 and computes_in_bf16(on_cpu):
+            # Stock takes bf16 on a CPU for an oversight unless it is told.
+            self.bf16, self.use_cpu = True, on_cpu
+        if self.label_smoothing_factor:
+            raise ValueError("--label_smoothing_factor is not supported: it needs logits for every position.")
         # The collator needs the epoch of a row, which is no argument of the model.
         self.remove_unused_columns = False
         super().__post_init__()
         # A last, smaller batch would be a second shape to compile.
-        self.dataloader_drop_last = self.dataloader_drop_last or self.torch_compile
+        if self.torch_compile:
+            self.dataloader_drop_last = True
 
     def __getstate__(self) -> dict[str, Any]:
         # Stock pickles the arguments beside the weights, and uploads that in mid-training.
         return vars(self) | {"hub_token": None}
 
 
-def computes_in_bf16() -> bool:
-    """Whether the default device multiplies bfloat16 matrices in hardware, rather than by converting them."""
-    if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    if torch.accelerator.is_available():
-        return False
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+def computes_in_bf16(on_cpu: bool) -> bool:
+    """Whether the CPU, else the GPU, multiplies bfloat16 matrices in hardware rather than by converting them."""
+    if on_cpu:
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 class _Parser(HfArgumentParser):

@@ -133,7 +133,11 @@ def _describe_concepts(model: PreTrainedModel) -> dict[str, Any] | None:
         "hybrid": "family *hybrid*: the decoder also sees token states near the position it predicts",
         "bottleneck": "family *bottleneck*: the decoder sees nothing else",
     }
-    number = f"about N / {model.config.concept_ratio}" if model.config.concept_init == "anchored" else model.config.num_concepts
+    number = (
+        f"about N / {model.config.concept_ratio}"
+        if model.config.concept_init == "anchored"
+        else model.config.num_concepts
+    )
     return {"number": number, "decoder": sees[model.config.family]}
 
 

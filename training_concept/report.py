@@ -54,7 +54,7 @@ def baseline_metrics(
 
 
 def results_table(metrics: Mapping[str, float]) -> str:
-    """Markdown table of loss, accuracy and perplexity: the model's, and the baselines'. Empty without an evaluation."""
+    """Markdown table of loss, accuracy and perplexity, of model and baselines. Empty without an evaluation."""
     if "eval_loss" not in metrics:
         return ""
     lines = [f"| | {' | '.join(COLUMNS)} |", f"|---{'|---:' * len(COLUMNS)}|"]

@@ -4,6 +4,7 @@
 
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -17,6 +18,8 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from training_concept.arguments import DataArguments, ModelArguments
 from training_concept.errors import FinishedRunError
+
+logger = logging.getLogger(__name__)
 
 RUN_FILE = "run.json"
 
@@ -60,7 +63,10 @@ def find_checkpoint(training_args: TrainingArguments, description: dict[str, Any
         _check_owner(folder, description)
         complete = [checkpoint for checkpoint in _checkpoints(folder) if _is_complete(checkpoint)]
         chosen = chosen or (complete[-1] if complete else None)
-    return check_weights(Path(chosen)) if chosen else None
+    if not chosen:
+        return None
+    logger.warning("Going on from %s.", chosen)
+    return check_weights(Path(chosen))
 
 
 def claim_folder(training_args: TrainingArguments, description: dict[str, Any]) -> None:

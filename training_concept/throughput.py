@@ -122,9 +122,11 @@ class ThroughputMeter:
 
     def report(self, steps: int) -> dict[str, float]:
         """Rates since the last report, `steps` optimizer steps ago. Every process must take part."""
-        counts = self._accelerator.reduce(torch.stack([self._tokens, self._masked_tokens])).tolist()
+        counts = torch.stack([self._tokens, self._masked_tokens])
+        tokens, masked_tokens = self._accelerator.reduce(counts).tolist()
         now = time.perf_counter()
-        window = Amounts(now - self._start, steps, *counts, self._flops * self._accelerator.num_processes)
+        flops = self._flops * self._accelerator.num_processes
+        window = Amounts(now - self._start, steps, tokens, masked_tokens, flops)
         self.total += window
         self._start = now
         self._clear()

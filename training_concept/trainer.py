@@ -59,7 +59,7 @@ def masked_lm_metrics(prediction: EvalPrediction) -> dict[str, float]:
     return {"loss": loss, "accuracy": hits / count, "perplexity": math.exp(loss) if loss < 700 else math.inf}
 
 
-def _check_fills_batch(dataset: Dataset | None, batch_size: int) -> None:
+def _check_fills_batch(dataset: Any, batch_size: int) -> None:
     if hasattr(dataset, "__len__") and len(dataset) < batch_size:
         raise ValueError(
             f"The training data makes {len(dataset)} rows, too few for one full batch of {batch_size}. Lower "

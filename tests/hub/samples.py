@@ -87,7 +87,7 @@ def save_samples(samples: Samples, folder: Path) -> None:
 def push_samples(samples: Samples, folder: Path, user: str) -> None:
     """Push to `user/mlm` and `user/classifier`, each by one of the two ways that transformers has for it."""
     samples.mlm.push_to_hub(f"{user}/mlm")
-    samples.classifier.save_pretrained(folder / "pushed", push_to_hub=True, repo_id=f"{user}/classifier")
+    samples.classifier.save_pretrained(str(folder / "pushed"), push_to_hub=True, repo_id=f"{user}/classifier")
     for name in ("mlm", "classifier"):
         samples.tokenizer.push_to_hub(f"{user}/{name}")
 

@@ -14,9 +14,8 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback
 from transformers.trainer import DEFAULT_CALLBACKS
 
-from tests.training.tiny_run import arguments, logged, train
+from tests.training.tiny_run import arguments, logged, record_batches, train
 from training_concept.errors import FinishedRunError
-from training_concept.trainer import ConceptTrainer
 
 ROOT = Path(__file__).parents[2]
 # 6 steps make an epoch: interrupted in the second one, two steps behind a checkpoint.
@@ -81,13 +80,11 @@ def test_a_killed_run_goes_on_bit_for_bit(tmp_path, uninterrupted):
 
 def test_a_run_resumes_at_its_last_checkpoint_with_other_workers(tmp_path, uninterrupted, monkeypatch):
     interrupted(tmp_path, monkeypatch, dataloader_num_workers=2, dataloader_prefetch_factor=3)
-    seen = []
-    step = ConceptTrainer.training_step
-    monkeypatch.setattr(ConceptTrainer, "training_step", lambda self, *args: seen.append(1) or step(self, *args))
+    batches = record_batches(monkeypatch)
 
     train(tmp_path, **INTERRUPTIBLE)
 
-    assert len(seen) == STEPS - CHECKPOINTED
+    assert len(batches) == STEPS - CHECKPOINTED
     assert_same_end(tmp_path, uninterrupted)
 
 
@@ -178,7 +175,16 @@ def test_checkpoints_carry_their_code(uninterrupted):
 def launch(folder: Path, *script: str) -> subprocess.CompletedProcess:
     """Start two processes that share the batches of `SHARED` between them."""
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
-    launcher += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    launcher += [
+        "--num_machines",
+        "1",
+        "--mixed_precision",
+        "no",
+        "--dynamo_backend",
+        "no",
+        "--main_process_port",
+        "0",
+    ]
     shares = {"per_device_train_batch_size": 3, "ddp_backend": "gloo", "ddp_find_unused_parameters": False}
     command = [*launcher, *script, *arguments(folder, **SHARED | shares)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

@@ -12,10 +12,9 @@ from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 import run_mlm
-from tests.training.tiny_run import BERT, arguments, logged, settings, train
+from tests.training.tiny_run import BERT, CONCEPT, arguments, logged, record_batches, settings, train
 from training_concept import arguments as arguments_module
 from training_concept.arguments import ConceptTrainingArguments, computes_in_bf16, parse_arguments
-from training_concept.trainer import ConceptTrainer
 
 ROOT = Path(__file__).parents[2]
 
@@ -47,7 +46,9 @@ def test_a_run_leaves_a_whole_folder(finished):
 def test_the_results_stand_beside_those_of_baselines(finished):
     _, metrics = finished
     for name in ("", "unigram_", "bag_of_words_"):
-        assert metrics[f"eval_{name}perplexity"] == pytest.approx(torch.tensor(metrics[f"eval_{name}loss"]).exp().item())
+        assert metrics[f"eval_{name}perplexity"] == pytest.approx(
+            torch.tensor(metrics[f"eval_{name}loss"]).exp().item()
+        )
         assert 0 <= metrics[f"eval_{name}accuracy"] <= 1
     assert metrics["eval_bag_of_words_loss"] <= metrics["eval_unigram_loss"] + 0.05
 
@@ -105,12 +106,16 @@ def test_embeddings_grow_to_the_tokenizer_and_may_be_more(tmp_path, wanted, size
 
 
 def test_masking_follows_its_settings(tmp_path, monkeypatch):
-    batches = []
-    step = ConceptTrainer.training_step
-    monkeypatch.setattr(
-        ConceptTrainer, "training_step", lambda self, model, batch, *rest: batches.append(batch) or step(self, model, batch, *rest)
-    )  # fmt: skip
-    train(tmp_path, mlm_probability=0.5, masked_tokens="mask", mask_replace_prob=0.8, random_replace_prob=0.1)
+    batches = record_batches(monkeypatch)
+    overrides = f"{CONCEPT['config_overrides']},decoder_tokens=none"
+    train(
+        tmp_path,
+        config_overrides=overrides,
+        mlm_probability=0.5,
+        masked_tokens="mask",
+        mask_replace_prob=0.8,
+        random_replace_prob=0.1,
+    )
     labelled = batches[0]["labels"] != -100
     masked = batches[0]["input_ids"] == 4
     assert labelled.sum(1).tolist() == [32] * 5
@@ -120,7 +125,9 @@ def test_masking_follows_its_settings(tmp_path, monkeypatch):
 
 def test_lines_of_different_lengths_are_rows(tmp_path):
     (tmp_path / "short.txt").write_text("".join(f"{'ab ' * n}\n" for n in range(1, 21)))
-    metrics = train(tmp_path, line_by_line=True, train_file=str(tmp_path / "short.txt"), num_train_epochs=1, max_steps=-1)
+    metrics = train(
+        tmp_path, line_by_line=True, train_file=str(tmp_path / "short.txt"), num_train_epochs=1, max_steps=-1
+    )
     assert len(logged(tmp_path / "out")) == 4
     assert metrics["eval_loss"] > 0
 
@@ -174,38 +181,34 @@ STOCK = {
 
 @pytest.mark.parametrize("name", STOCK)
 def test_stock_settings_change_speed_but_not_the_loss(tmp_path, finished, name):
-    _, metrics = finished
     train(tmp_path, max_steps=4, do_eval=False, **STOCK[name])
     losses = logged(finished[0] / "out")
     assert logged(tmp_path / "out") == pytest.approx(losses, abs=0.02 if name == "bf16" else 1e-5)
 
 
 def test_compiled_training_has_one_shape(tmp_path, monkeypatch):
-    shapes = set()
-    step = ConceptTrainer.training_step
-
-    def spy(self, model, inputs, *rest):
-        shapes.add(tuple((name, tuple(tensor.shape)) for name, tensor in sorted(inputs.items())))
-        return step(self, model, inputs, *rest)
-
-    monkeypatch.setattr(ConceptTrainer, "training_step", spy)
+    batches = record_batches(monkeypatch)
     train(tmp_path, max_steps=8, do_eval=False, torch_compile=True, torch_compile_backend="eager")
-    assert len(shapes) == 1
+    assert {name: tensor.shape for name, tensor in batches[0].items()} == {
+        "input_ids": (5, 64),
+        "labels": (5, 64),
+        "masked_positions": (5, 19),
+    }
+    assert len({str({name: tensor.shape for name, tensor in batch.items()}) for batch in batches}) == 1
 
 
 @pytest.mark.parametrize("native", [False, True])
 def test_auto_bf16_is_on_where_the_device_computes_in_it(monkeypatch, tmp_path, native):
-    monkeypatch.setattr(arguments_module, "computes_in_bf16", lambda: native)
+    monkeypatch.setattr(arguments_module, "computes_in_bf16", lambda on_cpu: native)
     assert ConceptTrainingArguments(output_dir=str(tmp_path), auto_bf16=True).bf16 == native
     assert not ConceptTrainingArguments(output_dir=str(tmp_path)).bf16
 
 
-@pytest.mark.skipif(torch.accelerator.is_available(), reason="about machines without a GPU")
 def test_bf16_on_a_cpu_goes_by_its_instructions(monkeypatch):
     for bits in (False, True):
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda bits=bits: bits)
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-        assert computes_in_bf16() == bits
+        assert computes_in_bf16(on_cpu=True) == bits
 
 
 def test_bf16_multiplies_matrices_in_bf16(tmp_path, monkeypatch):
@@ -221,7 +224,7 @@ def test_bf16_multiplies_matrices_in_bf16(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("recipe", sorted(ROOT.glob("recipes/*.yaml")), ids=lambda path: path.stem)
 def test_recipes_are_settings_of_the_script(recipe, monkeypatch):
-    monkeypatch.setattr(arguments_module, "computes_in_bf16", lambda: True)
+    monkeypatch.setattr(arguments_module, "computes_in_bf16", lambda on_cpu: True)
     _, data_args, training_args = parse_arguments([str(recipe)])
     assert training_args.do_train
     assert training_args.do_eval

@@ -1,6 +1,6 @@
 # Copyright 2026 The Concept Encoder authors.
 # SPDX-License-Identifier: Apache-2.0
-"""`ConceptTrainer`: figures are averages over masked tokens, however rows are batched, for any masked language model."""
+"""`ConceptTrainer`: figures are averages over masked tokens, however rows are batched, whatever the model."""
 
 import json
 from pathlib import Path
@@ -14,6 +14,7 @@ from transformers import BertConfig, BertForMaskedLM, PreTrainedModel, set_seed
 
 from configuration_concept import ConceptEncoderConfig
 from modeling_concept import ConceptEncoderForMaskedLM, register_auto_classes
+from tests.training.tiny_run import record_batches
 from training_concept.arguments import ConceptTrainingArguments
 from training_concept.data import with_epochs
 from training_concept.masking import MaskingCollator
@@ -144,13 +145,7 @@ def test_evaluation_drops_no_rows_and_has_the_same_masks_every_time(tmp_path, to
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_every_epoch_has_its_own_order_and_masks(tmp_path, tokenizer, workers, monkeypatch):
-    seen = []
-    step = ConceptTrainer.training_step
-    monkeypatch.setattr(
-        ConceptTrainer,
-        "training_step",
-        lambda self, model, inputs, *rest: seen.append(inputs) or step(self, model, inputs, *rest),
-    )
+    seen = record_batches(monkeypatch)
     data = rows(4, shortest=20, longest=20)
     trainer(
         build("concept_encoder"), tmp_path, tokenizer, data, per_device_train_batch_size=4, max_steps=3,
@@ -158,7 +153,9 @@ def test_every_epoch_has_its_own_order_and_masks(tmp_path, tokenizer, workers, m
     ).train()  # fmt: skip
     texts = [torch.where(batch["labels"] >= 0, batch["labels"], batch["input_ids"]) for batch in seen]
     orders = {tuple(text[:, 1].tolist()) for text in texts}
-    masks = {tuple(batch["masked_positions"][text[:, 1].argmin()].tolist()) for batch, text in zip(seen, texts)}
+    masks = {
+        tuple(batch["masked_positions"][text[:, 1].argmin()].tolist()) for batch, text in zip(seen, texts, strict=True)
+    }
     assert len(orders) == len(masks) == 3
 
 

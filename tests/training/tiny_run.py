@@ -7,11 +7,16 @@ import random
 from pathlib import Path
 from typing import Any
 
+import pytest
+import torch
+
 import run_mlm
+from training_concept.trainer import ConceptTrainer
 
 CONCEPT = {
     "preset": "nano",
-    "config_overrides": "hidden_size=32,num_hidden_layers=2,num_attention_heads=2,num_token_layers=1,local_attention=16",
+    "config_overrides": "hidden_size=32,num_hidden_layers=2,num_attention_heads=2,num_token_layers=1,"
+    "local_attention=16",
 }
 BERT = {
     "model_type": "bert",
@@ -63,6 +68,19 @@ def arguments(folder: Path, model: str = "concept_encoder", **changes: Any) -> l
 def train(folder: Path, model: str = "concept_encoder", **changes: Any) -> dict[str, float]:
     """Run the script in this process and return its metrics."""
     return run_mlm.main(arguments(folder, model, **changes))
+
+
+def record_batches(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, torch.Tensor]]:
+    """Fill the list that is returned with the batches that are trained on."""
+    batches: list[dict[str, torch.Tensor]] = []
+    step = ConceptTrainer.training_step
+
+    def recorded_step(self: ConceptTrainer, model: torch.nn.Module, inputs: dict, *rest: Any) -> torch.Tensor:
+        batches.append(inputs)
+        return step(self, model, inputs, *rest)
+
+    monkeypatch.setattr(ConceptTrainer, "training_step", recorded_step)
+    return batches
 
 
 def logged(output: Path, name: str = "loss") -> dict[int, float]:

@@ -1,0 +1,151 @@
+# Copyright 2026 The Concept Encoder authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Windows equal dense attention under a band mask; backends agree; rotary phases hold over a million tokens."""
+
+import pytest
+import torch
+from transformers import AttentionInterface
+
+from modeling_concept import ConceptEncoder, ConceptEncoderForMaskedLM
+from modeling_concept.attention import (
+    ConceptAttention,
+    ConceptRotaryEmbedding,
+    cross_windows,
+    eager_attention_forward,
+    rotate,
+    self_windows,
+)
+from tests.modeling.tiny import VARIANTS, document, masked_batch, tiny_config, tiny_model
+
+
+def attention(key_width: int = 32) -> ConceptAttention:
+    torch.manual_seed(1)
+    config = tiny_config()
+    config._attn_implementation = "eager"
+    module = ConceptAttention(config, 32, key_width).double()
+    torch.nn.init.normal_(module.q_proj.weight), torch.nn.init.normal_(module.k_proj.weight)
+    return module
+
+
+@pytest.mark.parametrize("window", [2, 6, 7, 64])
+@pytest.mark.parametrize(("slots", "used"), [(1, 1), (5, 5), (24, 24), (25, 11), (30, 1)])
+def test_blocked_local_attention_equals_masked_attention(slots, used, window):
+    module, states = attention(), torch.randn(2, slots, 32, dtype=torch.float64)
+    visible = (torch.arange(slots) < used).expand(2, -1)
+    blocked, _ = module(states, windows=self_windows(visible, window))
+    distance = (torch.arange(slots)[:, None] - torch.arange(slots)).abs()
+    band = (distance <= window // 2) & visible[0]
+    dense, _ = module(states, attention_mask=(band | (distance == 0))[None, None])
+    torch.testing.assert_close(blocked[:, :used], dense[:, :used], atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize("window", [2, 6, 7, 40])
+def test_windowed_reads_equal_masked_attention(window):
+    module = attention(key_width=16)
+    keys = torch.randn(3, 13, 16, dtype=torch.float64)
+    num_keys = torch.tensor([[13], [7], [0]])
+    steps = torch.randint(0, 2, (3, 29), generator=torch.Generator().manual_seed(0))
+    rank = torch.minimum(steps.cumsum(dim=1), num_keys)
+    queries = torch.randn(3, 29, 32, dtype=torch.float64)
+    blocked, _ = module(queries, keys, windows=cross_windows(rank, num_keys, 13, window))
+    rank = torch.minimum(rank, (num_keys - 1).clamp(min=0))
+    key_rank = torch.arange(13)
+    band = ((rank[..., None] - key_rank).abs() <= window // 2) & (key_rank < num_keys.clamp(min=1)[..., None])
+    dense, _ = module(queries, keys, attention_mask=band[:, None])
+    torch.testing.assert_close(blocked, dense, atol=1e-10, rtol=0)
+    wanted = torch.tensor([[3, 0, 28], [5, 6, 29], [11, 29, 29]])
+    sparse, _ = module(
+        queries.gather(1, wanted.clamp(max=28)[..., None].expand(-1, -1, 32)),
+        keys,
+        windows=cross_windows(rank, num_keys, 13, window, wanted),
+    )
+    for row, slot in ((0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (2, 0)):
+        torch.testing.assert_close(sparse[row, slot], dense[row, wanted[row, slot]], atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_sdpa_equals_eager_in_value_and_gradient(variant):
+    model, batch = tiny_model(ConceptEncoderForMaskedLM, variant), masked_batch()
+    mask = torch.ones_like(batch["input_ids"])
+    mask[1, 30:] = 0
+    batch["labels"][1, 30:] = -100
+    del batch["masked_positions"]
+    results = []
+    for backend in ("sdpa", "eager"):
+        model.set_attn_implementation(backend)
+        model.zero_grad()
+        loss = model(**batch, attention_mask=mask).loss
+        loss.backward()
+        results.append([loss, *(p.grad for p in model.parameters())])
+    torch.testing.assert_close(results[0], results[1], atol=1e-10, rtol=1e-8)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_attention_goes_through_the_interface(variant):
+    modules = []
+
+    def recording(module, *args, **kwargs):
+        modules.append(module)
+        return eager_attention_forward(module, *args, **kwargs)
+
+    AttentionInterface.register("recording", recording)
+    model = tiny_model(ConceptEncoderForMaskedLM, variant)
+    model.set_attn_implementation("recording")
+    model(document(20)[None])
+    assert set(modules) == {m for m in model.modules() if isinstance(m, ConceptAttention)}
+
+
+def test_no_mask_grows_with_the_square_of_the_length():
+    sizes = []
+
+    def measuring(module, query, key, value, attention_mask, **kwargs):
+        sizes.append(0 if attention_mask is None else attention_mask.numel())
+        return torch.zeros_like(query).transpose(1, 2), None
+
+    AttentionInterface.register("measuring", measuring)
+    model = tiny_model(ConceptEncoderForMaskedLM, max_concepts=8)
+    model.set_attn_implementation("measuring")
+    largest = []
+    for length in (512, 1024):
+        sizes.clear()
+        ids = document(length, masked=0.3)[None]
+        model(ids, attention_mask=torch.ones_like(ids))
+        largest.append(max(sizes))
+    assert largest[1] <= 2.1 * largest[0]
+    assert largest[1] < 1024**2 / 16
+
+
+def test_maps_come_on_request_only():
+    model = tiny_model(ConceptEncoder)
+    ids = document(20)[None]
+    assert model(ids).attentions is None
+    model.set_attn_implementation("eager")
+    outputs = model(ids, output_attentions=True, output_hidden_states=True)
+    assert [a.shape for a in outputs.attentions] == [(1, 4, 7, 7)] * 2
+    assert [a.shape for a in outputs.cross_attentions] == [(1, 4, 7, 20)] * 2
+    torch.testing.assert_close(outputs.attentions[0].sum(-1), torch.ones(1, 4, 7, dtype=torch.float64))
+    assert len(outputs.hidden_states) == 3
+    assert torch.equal(outputs.hidden_states[-1], outputs.last_hidden_state)
+
+
+def test_rotary_phase_survives_a_million_tokens():
+    rotary = ConceptRotaryEmbedding(tiny_config())
+    query, key = torch.randn(2, 1, 1, 4, 8, generator=torch.Generator().manual_seed(0))
+
+    def score(shift: int) -> torch.Tensor:
+        at = [rotary(query, torch.tensor([[float(place + shift)]])) for place in (0, 3)]
+        return (rotate(query, at[0]) * rotate(key, at[1])).sum(-1)
+
+    torch.testing.assert_close(score(1_000_000), score(0), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("rope_type", ["linear", "yarn", "dynamic"])
+def test_rope_types_of_the_library_work_and_differ(rope_type):
+    rope = {"rope_type": rope_type, "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 16}
+    plain, scaled = (
+        tiny_model(ConceptEncoder, max_position_embeddings=16, rope_parameters=parameters)
+        for parameters in (None, rope)
+    )
+    ids = document(40)[None]
+    assert torch.isfinite(scaled(ids).last_hidden_state).all()
+    assert not torch.allclose(plain(ids).last_hidden_state, scaled(ids).last_hidden_state)

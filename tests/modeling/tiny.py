@@ -1,0 +1,82 @@
+# Copyright 2026 The Concept Encoder authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Tiny models of every family, and batches for them."""
+
+import torch
+
+from configuration_concept import ConceptEncoderConfig
+from modeling_concept import ConceptEncoderPreTrainedModel
+
+SIZE = {
+    "vocab_size": 99,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "read_every": 1,
+    "local_attention": 8,
+    "decoder_window": 6,
+    "concept_ratio": 4,
+    "min_concepts": 2,
+    "max_concepts": 12,
+    "num_global_concepts": 2,
+}
+PERCEIVER = {
+    "position_embedding": "learned",
+    "max_position_embeddings": 64,
+    "token_mixer": "none",
+    "concept_init": "learned",
+    "num_concepts": 6,
+    "write_back": False,
+    "qk_norm": False,
+    "decoder_query": "token+position",
+    "decoder_tokens": "none",
+    "masked_tokens": "mask",
+}
+VARIANTS = {
+    "hybrid": {},
+    "bottleneck": {"decoder_tokens": "none", "num_decoder_layers": 2},
+    "thin": {"token_hidden_size": 16, "embedding_size": 12, "token_intermediate_size": 24},
+    "no_stem": {"num_token_layers": 0, "decoder_tokens": "none"},
+    "seen_masks": {"masked_tokens": "mask"},
+    "learned_concepts": {"concept_init": "learned", "num_concepts": 5},
+    "learned_positions": {"position_embedding": "learned", "max_position_embeddings": 64},
+    "perceiver_v1": PERCEIVER,
+}
+MASK = 4
+
+
+def tiny_config(variant: str = "hybrid", **overrides) -> ConceptEncoderConfig:
+    return ConceptEncoderConfig(**(SIZE | VARIANTS[variant] | overrides))
+
+
+def tiny_model(
+    model_class: type[ConceptEncoderPreTrainedModel],
+    variant: str = "hybrid",
+    dtype: torch.dtype = torch.float64,
+    **overrides,
+) -> ConceptEncoderPreTrainedModel:
+    """A model in which every parameter counts: at initialisation write-back is zero and differences hide behind .02."""
+    torch.manual_seed(0)
+    model = model_class(tiny_config(variant, **overrides)).to(dtype).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm" not in name:
+                parameter.normal_(std=0.3)
+    return model
+
+
+def document(length: int, seed: int = 0, masked: float = 0.0) -> torch.Tensor:
+    """Token ids `[length]` without special tokens, a share of them replaced by the mask token."""
+    generator = torch.Generator().manual_seed(1000 * seed + length)
+    ids = torch.randint(5, SIZE["vocab_size"], (length,), generator=generator)
+    return ids.masked_fill(torch.rand(length, generator=generator) < masked, MASK)
+
+
+def masked_batch(rows: int = 3, length: int = 37, count: int = 9) -> dict[str, torch.Tensor]:
+    """Full rows with exactly `count` masks: `input_ids`, `labels`, `masked_positions`."""
+    generator = torch.Generator().manual_seed(rows * length)
+    ids = torch.randint(5, SIZE["vocab_size"], (rows, length), generator=generator)
+    positions = torch.rand(rows, length, generator=generator).argsort(dim=1)[:, :count].sort(dim=1).values
+    labels = torch.full_like(ids, -100).scatter(1, positions, ids.gather(1, positions))
+    return {"input_ids": ids.scatter(1, positions, MASK), "labels": labels, "masked_positions": positions}
