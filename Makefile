@@ -20,7 +20,7 @@ CPU_INDEX = $(shell test "$$(uname -s)" = Linux && ! command -v nvidia-smi >/dev
 
 .PHONY: pretrain test test-slow test-peer lint typecheck format tables clean help
 
-pretrain: $(INSTALLED)  ## pretrain the nano demo (about 3M parameters) into outputs/nano
+pretrain: $(INSTALLED)  ## pretrain the nano demo into outputs/nano, minutes on a CPU
 	$(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
 		--num_cpu_threads_per_process $(THREADS) run_mlm.py recipes/nano.yaml
 

@@ -62,18 +62,22 @@ def main(arguments: Sequence[str]) -> dict[str, float]:
     if training_args.do_eval:
         results["eval"] = _evaluate(trainer, rows)
     metrics = {name: value for split in results.values() for name, value in split.items()}
-    if trainer.is_world_process_zero():
+    writes = trainer.is_world_process_zero()
+    if writes:
         write_results(Path(training_args.output_dir), results)
         if training_args.do_train:
             _finish(trainer, data_args, metrics)
+    # No process tears down what connects it while another still works, and an upload may outlast every time limit.
+    trainer.accelerator.wait_for_everyone()
     trainer.accelerator.end_training()
+    if writes and training_args.do_train and training_args.push_to_hub:
+        push(trainer)
     return metrics
 
 
 def _set_up_logging(training_args: ConceptTrainingArguments) -> None:
-    level = training_args.get_process_log_level()
-    for library in (datasets.utils.logging, transformers.utils.logging):
-        library.set_verbosity(level)
+    for library in (datasets, transformers):
+        library.utils.logging.set_verbosity(training_args.get_process_log_level())
 
 
 def _load_rows(
@@ -140,8 +144,6 @@ def _finish(trainer: ConceptTrainer, data_args: DataArguments, metrics: dict[str
     write_card(trainer, data_args, metrics, table, examples)
     finish_run(trainer.args)
     print_report(table, examples, loading_code(str(folder), has_code(trainer.model)))
-    if trainer.args.push_to_hub:
-        push(trainer)
 
 
 if __name__ == "__main__":

@@ -179,6 +179,8 @@ class ConceptTrainingArguments(TrainingArguments):
         if self.auto_bf16 and computes_in_bf16(on_cpu):
             # Stock takes bf16 on a CPU for an oversight unless it is told.
             self.bf16, self.use_cpu = True, on_cpu
+        if self.overwrite_output_dir and self.resume_from_checkpoint:
+            raise ValueError("--overwrite_output_dir and --resume_from_checkpoint exclude each other.")
         if self.label_smoothing_factor:
             raise ValueError("--label_smoothing_factor is not supported: it needs logits for every position.")
         # The collator needs the epoch of a row, which is no argument of the model.

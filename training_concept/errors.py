@@ -26,7 +26,7 @@ def exit_code(main: Callable[[Sequence[str]], Any], arguments: Sequence[str]) ->
     """
     try:
         main(arguments)
-    except (FinishedRunError, ValueError, OSError, StrictDataclassError) as error:
+    except (FinishedRunError, ValueError, OSError, ImportError, StrictDataclassError) as error:
         if os.environ.get(DEBUG_VARIABLE, "0") != "0":
             traceback.print_exc()
         print(f"{Path(sys.argv[0]).name}: error: {' '.join(str(error).split())}", file=sys.stderr)

@@ -65,16 +65,21 @@ def find_checkpoint(training_args: TrainingArguments, description: dict[str, Any
         chosen = chosen or (complete[-1] if complete else None)
     if not chosen:
         return None
-    logger.warning("Going on from %s.", chosen)
-    return check_weights(Path(chosen))
+    checkpoint = check_weights(Path(chosen))
+    logger.warning("Going on from %s.", checkpoint)
+    if description["data"]["streaming"] and _state(checkpoint)["epoch"] >= 1:
+        logger.warning("Past the first pass over a stream, rows come in another order than without the interruption.")
+    return checkpoint
 
 
 def claim_folder(training_args: TrainingArguments, description: dict[str, Any]) -> None:
-    """Make the output folder this run's; under `overwrite_output_dir` checkpoints and logs of the last one go."""
+    """Make the output folder this run's; `overwrite_output_dir` removes checkpoints, logs and results of the last."""
     folder = Path(training_args.output_dir)
     if training_args.overwrite_output_dir:
         for stale in [*_checkpoints(folder), folder / "runs"]:
             shutil.rmtree(stale, ignore_errors=True)
+        for stale in folder.glob("*_results.json"):
+            stale.unlink()
     write_json(folder / RUN_FILE, {"finished": False, "description": description})
 
 
@@ -136,9 +141,13 @@ def _checkpoints(folder: Path) -> list[Path]:
     return sorted((path for path, step in steps.items() if step), key=lambda path: int(path.name.split("-")[1]))
 
 
+def _state(checkpoint: Path) -> dict[str, Any]:
+    return json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+
+
 def _is_complete(checkpoint: Path) -> bool:
     try:
-        json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+        _state(checkpoint)
     except (OSError, ValueError):
         return False
     return True

@@ -39,6 +39,11 @@ def masked_lm_loss(
     return total / (labels.ne(-100).sum() if num_items_in_batch is None else num_items_in_batch)
 
 
+def labels_at(labels: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    """The `labels [B, N]` at `positions [B, K]`: `[B, K]`, -100 for a position of -1."""
+    return labels.gather(1, positions.clamp(min=0)).masked_fill(positions < 0, -100)
+
+
 def masked_lm_sums(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """
     Per row the summed negative log-likelihood (nats), the hits and the number of scored positions, `[B, 3]` in fp32.
@@ -147,8 +152,8 @@ class ConceptTrainer(Trainer):
         """No loss (the metrics have it), the `[B, 3]` sums of the rows, and their number of scored tokens `[B]`."""
         inputs = self._prepare_inputs(inputs)
         targets = inputs.pop("labels")
-        if (positions := inputs.get("masked_positions")) is not None:
-            targets = targets.gather(1, positions.clamp(min=0)).masked_fill(positions < 0, -100)
+        if "masked_positions" in inputs:
+            targets = labels_at(targets, inputs["masked_positions"])
         with torch.no_grad(), self.compute_loss_context_manager():
             sums = masked_lm_sums(model(**inputs)["logits"], targets)
         return None, sums, sums[:, 2]
@@ -183,6 +188,12 @@ class ConceptTrainer(Trainer):
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         with self.throughput.paused():
             super()._save_checkpoint(*args, **kwargs)
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        # A tied weight is saved once, under its other name: stock warns of each as missing.
+        tied = self.model.all_tied_weights_keys
+        load_result.missing_keys[:] = [name for name in load_result.missing_keys if name not in tied]
+        super()._issue_warnings_after_load(load_result)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
         super()._save(output_dir, state_dict)

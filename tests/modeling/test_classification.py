@@ -32,7 +32,8 @@ def test_all_pretrained_weights_are_loaded(variant, tmp_path):
         tmp_path, num_labels=3, dtype=torch.float64, output_loading_info=True
     )
     assert set(info["missing_keys"]) == {"classifier.weight", "classifier.bias"}
-    assert not info["unexpected_keys"] and not info["mismatched_keys"]
+    assert not info["unexpected_keys"]
+    assert not info["mismatched_keys"]
     weights = pretrained.state_dict()
     for name, value in model.state_dict().items():
         if not name.startswith("classifier."):

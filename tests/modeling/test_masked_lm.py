@@ -70,7 +70,8 @@ def test_dropped_masks_equal_masked_keys(variant):
     dropped = model(batch["input_ids"], masked_positions=batch["masked_positions"], output_token_states=True)
     hidden = model(batch["input_ids"], output_token_states=True)
     assert dropped.token_states.shape[1] == 37 - 9
-    assert dropped.token_mask is None and hidden.token_mask.sum() == 3 * (37 - 9)
+    assert dropped.token_mask is None
+    assert hidden.token_mask.sum() == 3 * (37 - 9)
     torch.testing.assert_close(dropped.last_hidden_state, hidden.last_hidden_state, atol=1e-10, rtol=0)
     torch.testing.assert_close(dropped.token_states, hidden.token_states[:, : 37 - 9], atol=1e-10, rtol=0)
 
@@ -101,7 +102,8 @@ def test_logits_come_on_request_beside_labels():
     assert full.logits.shape == (3, 37, 99)
     torch.testing.assert_close(full.loss, model(**batch, masked_positions=positions).loss)
     loss, logits = model(**batch, return_logits=True, return_dict=False)
-    assert torch.equal(logits, full.logits) and torch.equal(loss, full.loss)
+    assert torch.equal(logits, full.logits)
+    assert torch.equal(loss, full.loss)
 
 
 def test_loss_of_micro_batches_adds_up():
@@ -138,7 +140,8 @@ def test_resized_vocabulary_stays_tied(variant):
     before = model(ids).logits
     model.resize_token_embeddings(120)
     assert model.lm_head.weight is model.get_input_embeddings().weight
-    assert model.config.vocab_size == 120 and model.lm_head.bias.shape == (120,)
+    assert model.config.vocab_size == 120
+    assert model.lm_head.bias.shape == (120,)
     torch.testing.assert_close(model(ids).logits[..., :99], before)
     model.resize_token_embeddings(50)
     assert model(ids.clamp(max=49)).logits.shape == (1, 11, 50)

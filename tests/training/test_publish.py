@@ -100,7 +100,7 @@ def test_every_commit_on_the_hub_loads_and_none_holds_a_secret(tmp_path):
         settings |= {"hub_token": hub.token, "save_strategy": "steps", "save_steps": 2, "max_steps": 4}
         command = [sys.executable, "run_mlm.py", *arguments(tmp_path, **settings)]
         environment = os.environ | hub.environment(tmp_path / "cache") | {"HF_TOKEN": ""}
-        ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+        ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
         assert ended.returncode == 0, ended.stderr
         repository = hub.repositories[f"{hub.user}/tiny"]
         commits = [

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A run that was interrupted ends as if it had not been; the number of processes changes nothing."""
 
+import logging
 import os
 import signal
 import subprocess
@@ -10,7 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from packaging.version import Version
+from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 from transformers.trainer import DEFAULT_CALLBACKS
 
@@ -41,16 +43,19 @@ run_mlm.main(sys.argv[1:])
 
 
 class Interrupt(TrainerCallback):
+    def __init__(self, step: int) -> None:
+        self.step = step
+
     def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step == INTERRUPTED:
+        if state.global_step == self.step:
             raise KeyboardInterrupt
 
 
-def interrupted(folder: Path, monkeypatch: pytest.MonkeyPatch, **changes) -> None:
+def interrupted(folder: Path, monkeypatch: pytest.MonkeyPatch, step: int = INTERRUPTED, **changes) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("transformers.trainer.DEFAULT_CALLBACKS", [*DEFAULT_CALLBACKS, Interrupt])
+        patch.setattr("transformers.trainer.DEFAULT_CALLBACKS", [*DEFAULT_CALLBACKS, Interrupt(step)])
         with pytest.raises(KeyboardInterrupt):
-            train(folder, **INTERRUPTIBLE, **changes)
+            train(folder, **INTERRUPTIBLE | changes)
 
 
 def assert_same_end(folder: Path, other: Path) -> None:
@@ -70,7 +75,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_killed_run_goes_on_bit_for_bit(tmp_path, uninterrupted):
     command = [sys.executable, "-c", KILLED_RUN, *arguments(tmp_path, **INTERRUPTIBLE)]
-    assert subprocess.run(command, cwd=ROOT, capture_output=True).returncode == -signal.SIGKILL
+    assert subprocess.run(command, cwd=ROOT, capture_output=True, timeout=300).returncode == -signal.SIGKILL
     assert not (tmp_path / "out" / "model.safetensors").exists()
 
     train(tmp_path, **INTERRUPTIBLE)
@@ -86,6 +91,30 @@ def test_a_run_resumes_at_its_last_checkpoint_with_other_workers(tmp_path, unint
 
     assert len(batches) == STEPS - CHECKPOINTED
     assert_same_end(tmp_path, uninterrupted)
+
+
+@pytest.mark.parametrize(("step", "passes"), [(5, 0), (10, 1)])
+def test_a_stream_resumes_exactly_in_its_first_pass(tmp_path_factory, monkeypatch, caplog, step, passes):
+    folder, other = tmp_path_factory.mktemp("interrupted"), tmp_path_factory.mktemp("uninterrupted")
+    interrupted(folder, monkeypatch, step, streaming=True)
+    for path in (folder, other):
+        train(path, **INTERRUPTIBLE, streaming=True)
+    assert ("another order than without the interruption" in caplog.text) == (passes > 0)
+    assert (logged(folder / "out") == logged(other / "out")) == (passes == 0)
+
+
+def test_going_on_warns_of_nothing_but_missing_weights(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    interrupted(tmp_path, monkeypatch)
+    weights = tmp_path / "out" / f"checkpoint-{CHECKPOINTED}" / "model.safetensors"
+    caplog.clear()
+    train(tmp_path, **INTERRUPTIBLE | {"max_steps": INTERRUPTED})
+    assert "missing keys" not in caplog.text
+
+    save_file({"model.norm.weight": load_file(weights)["model.norm.weight"]}, weights, metadata={"format": "pt"})
+    train(tmp_path, **INTERRUPTIBLE, resume_from_checkpoint=str(weights.parent), output_dir=str(tmp_path / "other"))
+    assert "missing keys" in caplog.text
+    assert "lm_head.weight" not in caplog.text
 
 
 def test_a_checkpoint_cut_short_is_passed_over(tmp_path, uninterrupted, monkeypatch):
@@ -133,10 +162,11 @@ def test_a_finished_run_is_left_alone_and_can_be_repeated(tmp_path):
         train(tmp_path, save_strategy="steps", save_steps=2)
     assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()} == contents
 
-    train(tmp_path, save_strategy="no", overwrite_output_dir=True)
+    train(tmp_path, save_strategy="no", overwrite_output_dir=True, do_eval=False)
     weights = tmp_path / "out" / "model.safetensors"
     assert weights.read_bytes() == contents[weights]
     assert not list((tmp_path / "out").glob("checkpoint-*"))
+    assert not list((tmp_path / "out").glob("eval_results.json"))
 
 
 @pytest.mark.parametrize(
@@ -174,20 +204,11 @@ def test_checkpoints_carry_their_code(uninterrupted):
 
 def launch(folder: Path, *script: str) -> subprocess.CompletedProcess:
     """Start two processes that share the batches of `SHARED` between them."""
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
-    launcher += [
-        "--num_machines",
-        "1",
-        "--mixed_precision",
-        "no",
-        "--dynamo_backend",
-        "no",
-        "--main_process_port",
-        "0",
-    ]
+    launcher = f"{sys.executable} -m accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1"
+    launcher += " --mixed_precision no --dynamo_backend no --main_process_port 0"
     shares = {"per_device_train_batch_size": 3, "ddp_backend": "gloo", "ddp_find_unused_parameters": False}
-    command = [*launcher, *script, *arguments(folder, **SHARED | shares)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    command = [*launcher.split(), *script, *arguments(folder, **SHARED | shares)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
 
 def assert_close_to_one_process(folder: Path, single: Path) -> None:
@@ -208,6 +229,7 @@ def test_two_processes_train_as_one_does(tmp_path_factory):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(Version(torch.__version__) < Version("2.13"), reason="torch loads no tensors to `cpu:0` before")
 def test_two_processes_resume_in_mid_epoch_as_one_does(tmp_path_factory):
     pair, single = tmp_path_factory.mktemp("pair"), tmp_path_factory.mktemp("single")
     train(single, **SHARED)

@@ -9,10 +9,13 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from transformers import AutoModelForMaskedLM, AutoTokenizer
+from tokenizers import Regex, Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Split
+from transformers import AutoModelForMaskedLM, PreTrainedTokenizerFast
 
 import run_mlm
-from tests.training.tiny_run import BERT, CONCEPT, arguments, logged, record_batches, settings, train
+from tests.training.tiny_run import BERT, arguments, logged, record_batches, settings, train
 from training_concept import arguments as arguments_module
 from training_concept.arguments import ConceptTrainingArguments, computes_in_bf16, parse_arguments
 
@@ -91,12 +94,17 @@ def test_a_stock_model_runs_as_control(tmp_path, finished):
     assert AutoModelForMaskedLM.from_pretrained(tmp_path / "out").config.model_type == "bert"
 
 
-def test_a_new_model_fits_its_tokenizer(finished):
-    folder, _ = finished
-    model, tokenizer = (kind.from_pretrained(folder / "out") for kind in (AutoModelForMaskedLM, AutoTokenizer))
-    assert model.config.vocab_size == len(tokenizer) == 300
-    for name in ("pad_token_id", "cls_token_id", "sep_token_id", "mask_token_id"):
-        assert getattr(model.config, name) == getattr(tokenizer, name)
+def test_a_new_model_fits_its_tokenizer(tmp_path):
+    special = {"mask_token": "<m>", "pad_token": "<p>", "sep_token": "</s>", "cls_token": "<s>", "unk_token": "<u>"}
+    vocabulary = {token: index for index, token in enumerate([" ", *special.values(), *"abcdefghijklmnop"])}
+    characters = Tokenizer(WordLevel(vocabulary, unk_token="<u>"))
+    characters.pre_tokenizer = Split(Regex("."), "isolated")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=characters, model_max_length=64, **special)
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    train(tmp_path, train_tokenizer_vocab_size=None, tokenizer_name=str(tmp_path / "tokenizer"))
+    config = AutoModelForMaskedLM.from_pretrained(tmp_path / "out").config
+    assert config.vocab_size == len(vocabulary)
+    assert (config.mask_token_id, config.pad_token_id, config.sep_token_id, config.cls_token_id) == (1, 2, 3, 4)
 
 
 @pytest.mark.parametrize(("wanted", "size"), [(280, 300), (512, 512)])
@@ -107,10 +115,8 @@ def test_embeddings_grow_to_the_tokenizer_and_may_be_more(tmp_path, wanted, size
 
 def test_masking_follows_its_settings(tmp_path, monkeypatch):
     batches = record_batches(monkeypatch)
-    overrides = f"{CONCEPT['config_overrides']},decoder_tokens=none"
     train(
         tmp_path,
-        config_overrides=overrides,
         mlm_probability=0.5,
         masked_tokens="mask",
         mask_replace_prob=0.8,

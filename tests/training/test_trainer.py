@@ -19,7 +19,7 @@ from training_concept.arguments import ConceptTrainingArguments
 from training_concept.data import with_epochs
 from training_concept.masking import MaskingCollator
 from training_concept.tokenization import train_tokenizer
-from training_concept.trainer import ConceptTrainer, masked_lm_sums
+from training_concept.trainer import ConceptTrainer, labels_at, masked_lm_sums
 
 VOCABULARY = 300
 MODELS = ["concept_encoder", "bert"]
@@ -64,6 +64,11 @@ def trainer(
         eval_dataset=with_epochs(data),
         processing_class=tokenizer,
     )
+
+
+def test_labels_are_taken_from_the_decoded_positions():
+    labels = torch.tensor([[5, 6, 7], [8, -100, 9]])
+    assert labels_at(labels, torch.tensor([[2, 0], [2, -1]])).tolist() == [[7, 5], [9, -100]]
 
 
 def test_sums_of_a_row_are_those_of_its_scored_positions():

@@ -1,0 +1,74 @@
+# Copyright 2026 The Concept Encoder authors.
+# SPDX-License-Identifier: Apache-2.0
+"""An accelerator gives what the CPU gives. Runs where there is one (CUDA or MPS), and is skipped elsewhere."""
+
+import pytest
+import torch
+
+from modeling_concept import ConceptEncoderForMaskedLM
+from tests.modeling.tiny import VARIANTS, masked_batch, tiny_model
+
+DEVICE = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+pytestmark = pytest.mark.skipif(DEVICE is None, reason="no accelerator on this machine")
+
+
+def on_device(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: value.to(DEVICE) for name, value in batch.items()}
+
+
+def padded_batch() -> dict[str, torch.Tensor]:
+    batch = masked_batch()
+    del batch["masked_positions"]
+    batch["attention_mask"] = torch.ones_like(batch["input_ids"])
+    batch["attention_mask"][1, 20:] = 0
+    batch["labels"][1, 20:] = -100
+    return batch
+
+
+def loss_and_gradients(model, batch) -> list[torch.Tensor]:
+    model.zero_grad()
+    loss = model(**batch).loss
+    loss.backward()
+    return [loss.detach().float().cpu(), *(p.grad.float().cpu().clone() for p in model.parameters())]
+
+
+@pytest.mark.parametrize("backend", ["sdpa", "eager"])
+@pytest.mark.parametrize("make_batch", [masked_batch, padded_batch])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_losses_and_gradients_equal_those_of_the_cpu(variant, make_batch, backend):
+    model, batch = tiny_model(ConceptEncoderForMaskedLM, variant, torch.float32), make_batch()
+    expected = loss_and_gradients(model, batch)
+    model.to(DEVICE).set_attn_implementation(backend)
+    torch.testing.assert_close(loss_and_gradients(model, on_device(batch)), expected, atol=2e-3, rtol=1e-2)
+
+
+@pytest.mark.parametrize("variant", ["hybrid", "bottleneck", "perceiver_v1"])
+def test_bfloat16_is_near_float32(variant):
+    model = tiny_model(ConceptEncoderForMaskedLM, variant, torch.float32).to(DEVICE)
+    batch = on_device(masked_batch())
+    exact = model(**batch).loss
+    torch.testing.assert_close(model.bfloat16()(**batch).loss.float(), exact, atol=0.1, rtol=0.05)
+    with torch.autocast(DEVICE.type, torch.bfloat16):
+        torch.testing.assert_close(model.float()(**batch).loss.float(), exact, atol=0.1, rtol=0.05)
+
+
+@pytest.mark.parametrize("variant", ["hybrid", "bottleneck", "perceiver_v1"])
+def test_compiled_equals_eager(variant):
+    model = tiny_model(ConceptEncoderForMaskedLM, variant, torch.float32).to(DEVICE).train()
+    batch = on_device(masked_batch())
+    compiled = torch.compile(model, fullgraph=True, dynamic=False)
+    expected = loss_and_gradients(model, batch)
+    torch.testing.assert_close(loss_and_gradients(compiled, batch), expected, atol=2e-3, rtol=1e-2)
+
+
+def test_a_step_never_waits_for_the_device():
+    """With `masked_positions` neither forward nor backward reads a value back to the host."""
+    if DEVICE.type != "cuda":
+        pytest.skip("only CUDA can tell")
+    model, batch = tiny_model(ConceptEncoderForMaskedLM, dtype=torch.float32).to(DEVICE), on_device(masked_batch())
+    model(**batch).loss.backward()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        model(**batch).loss.backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
