@@ -20,8 +20,9 @@ CPU_INDEX = $(shell test "$$(uname -s)" = Linux && ! command -v nvidia-smi >/dev
 
 .PHONY: pretrain test test-slow test-peer lint typecheck format tables clean help
 
+# Threads that spin while they wait for each other stall for seconds where another program has their core.
 pretrain: $(INSTALLED)  ## pretrain the nano demo into outputs/nano, minutes on a CPU
-	$(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
+	OMP_WAIT_POLICY=passive $(BIN)/accelerate launch --quiet --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
 		--num_cpu_threads_per_process $(THREADS) run_mlm.py recipes/nano.yaml
 
 test: $(INSTALLED)  ## run the tests

@@ -53,7 +53,15 @@ POSITIVE = (
 
 # Everything that a preset leaves out follows from `hidden_size` and `num_hidden_layers`, the size dial.
 PRESETS: dict[str, dict[str, Any]] = {
-    "nano": {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "vocab_size": 8192},
+    "nano": {
+        "hidden_size": 160,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 5,
+        "num_decoder_layers": 2,
+        "local_attention": 64,
+        "decoder_window": 16,
+        "vocab_size": 8192,
+    },
     "mini": {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4, "embedding_size": 128},
     "small": {"hidden_size": 512, "num_hidden_layers": 10, "num_attention_heads": 8, "embedding_size": 256},
     "base": {"hidden_size": 768, "num_hidden_layers": 10, "num_attention_heads": 12, "embedding_size": 512},

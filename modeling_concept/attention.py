@@ -14,7 +14,7 @@
 """The one attention module, dense or windowed, self or cross; its rotary positions; the one block around it."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -143,7 +143,7 @@ class ConceptRotaryEmbedding(nn.Module):
 
     @staticmethod
     def compute_default_rope_parameters(
-        config: PreTrainedConfig, device: torch.device | None = None, seq_len: int | None = None, **kwargs
+        config: PreTrainedConfig, device: torch.device | None = None, seq_len: int | None = None, **kwargs: Any
     ) -> tuple[torch.Tensor, float]:
         """Inverse frequencies `[head_dim / 2]` and the attention factor of plain RoPE."""
         exponent = torch.arange(0, config.head_dim, 2, dtype=torch.float, device=device) / config.head_dim
@@ -182,7 +182,7 @@ def eager_attention_forward(
     attention_mask: torch.Tensor | None,
     scaling: float,
     dropout: float = 0.0,
-    **kwargs,
+    **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """
     Attention in plain operations: `[batch, heads, queries, head_dim]` on `[batch, heads, keys, head_dim]`.
@@ -230,7 +230,7 @@ class ConceptAttention(nn.Module):
         windows: LocalWindows | None = None,
         query_rotation: Rotation | None = None,
         key_rotation: Rotation | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """
         Args:
@@ -309,7 +309,7 @@ class ConceptBlock(GradientCheckpointingLayer):
         hidden_states: torch.Tensor,
         key_value_states: torch.Tensor | None = None,
         residual: torch.Tensor | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> torch.Tensor:
         """
         Args:

@@ -98,7 +98,7 @@ class AnchoredConcepts(nn.Module):
     ) -> torch.Tensor:
         """Means of the visible tokens of every span `[batch, capacity, token_hidden_size]`, 0 for an empty one."""
         places = layout.to_slots(layout.positions)
-        empty_safe = lengths if layout.lengths is None else lengths.clamp(min=1)
+        empty_safe = lengths.clamp(min=1) if isinstance(lengths, torch.Tensor) else lengths
         span = (places * counts // empty_safe).clamp(max=capacity - 1).expand(tokens.shape[:2]).unsqueeze(-1)
         used = torch.ones_like(span) if layout.mask is None else layout.mask.unsqueeze(-1)
         # Sums of many tokens need float32 where the states have less.
@@ -108,7 +108,7 @@ class AnchoredConcepts(nn.Module):
         return (sums / sizes.clamp(min=1)).to(tokens.dtype)
 
 
-CONCEPT_SOURCES = {"learned": LearnedConcepts, "anchored": AnchoredConcepts}
+CONCEPT_SOURCES: dict[str, type[nn.Module]] = {"learned": LearnedConcepts, "anchored": AnchoredConcepts}
 
 
 def concept_layer(config: PreTrainedConfig) -> ConceptBlock:

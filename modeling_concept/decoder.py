@@ -14,6 +14,7 @@
 """From concepts, and in the hybrid family the token states around a position, back to token states."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -88,7 +89,7 @@ class ConceptDecoder(nn.Module):
         wanted: torch.Tensor | None = None,
         words: torch.Tensor | None = None,
         token_residual: bool = True,
-        **kwargs,
+        **kwargs: Any,
     ) -> torch.Tensor:
         """
         Args:

@@ -15,6 +15,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -56,7 +57,7 @@ class ConceptEncoderOutput(ModelOutput):
     last_hidden_state (`torch.FloatTensor` of shape `(batch_size, num_concepts, hidden_size)`):
         The concepts. Free concepts first, then those anchored on the text, in its order. Zeros where
         `concept_mask` is 0.
-    concept_mask (`torch.BoolTensor` of shape `(batch_size, num_concepts)`):
+    concept_mask (`torch.LongTensor` of shape `(batch_size, num_concepts)`):
         Concepts in use; a short document in a long batch uses fewer.
     concept_positions (`torch.FloatTensor` of shape `(batch_size, num_concepts)`, *optional*):
         Where each concept sits in its document, in tokens; 0 for free concepts. `None` with a learned table.
@@ -69,7 +70,7 @@ class ConceptEncoderOutput(ModelOutput):
     """
 
     last_hidden_state: torch.FloatTensor | None = None
-    concept_mask: torch.BoolTensor | None = None
+    concept_mask: torch.LongTensor | None = None
     concept_positions: torch.FloatTensor | None = None
     token_states: torch.FloatTensor | None = None
     token_index: torch.LongTensor | None = None
@@ -126,7 +127,7 @@ class ConceptEncoderPreTrainedModel(PreTrainedModel):
         inputs_embeds: torch.Tensor | None,
         attention_mask: torch.Tensor | None,
         wanted: torch.Tensor | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> torch.Tensor:
         """
         Decode input positions from what the encoder gave.
@@ -142,7 +143,7 @@ class ConceptEncoderPreTrainedModel(PreTrainedModel):
         positions = document_positions(given.shape[:2], attention_mask, given.device)
         layout = TokenLayout(positions, None, outputs.token_index, outputs.token_mask)
         # Without padding every concept is in use, and attention without a mask is faster.
-        concept_mask = None if attention_mask is None else outputs.concept_mask
+        concept_mask = None if attention_mask is None else outputs.concept_mask.bool()
         concepts = Concepts(outputs.last_hidden_state, concept_mask, outputs.concept_positions)
         words = inputs_embeds
         # CODEPATH: only `perceiver_v1` puts the word embedding into the query.
@@ -170,8 +171,8 @@ class ConceptEncoder(ConceptEncoderPreTrainedModel):
         # CODEPATH: in the bottleneck family nothing reads the tokens after the last read, so they end one stage early.
         self.token_stages = config.num_stages if config.decoder_tokens == "window" else config.num_stages - 1
         interleaved = config.num_interleaved_token_layers * self.token_stages * mixes
-        self.token_layers = nn.ModuleList([token_layer(config) for _ in range(config.num_token_layers * mixes)])
-        self.interleaved_layers = nn.ModuleList([token_layer(config) for _ in range(interleaved)])
+        self.token_blocks = nn.ModuleList([token_layer(config) for _ in range(config.num_token_layers * mixes)])
+        self.interleaved_blocks = nn.ModuleList([token_layer(config) for _ in range(interleaved)])
         self.concepts = CONCEPT_SOURCES[config.concept_init](config)
         self.reads = nn.ModuleList([read_layer(config) for _ in range(config.num_stages)])
         self.layers = nn.ModuleList([concept_layer(config) for _ in range(config.num_hidden_layers)])
@@ -227,7 +228,7 @@ class ConceptEncoder(ConceptEncoderPreTrainedModel):
         in_use = concepts.states.new_ones(concepts.states.shape[:2], dtype=torch.bool)
         return ConceptEncoderOutput(
             last_hidden_state=concepts.states,
-            concept_mask=in_use if concepts.mask is None else concepts.mask,
+            concept_mask=(in_use if concepts.mask is None else concepts.mask).long(),
             concept_positions=None if concepts.positions is None else concepts.positions.expand(in_use.shape),
             token_states=tokens if output_token_states else None,
             token_index=layout.index if output_token_states else None,
@@ -261,15 +262,15 @@ class ConceptEncoder(ConceptEncoderPreTrainedModel):
         return dropped.scatter(1, index, True)[:, :-1]
 
     def _exchange(
-        self, tokens: torch.Tensor, positions: torch.Tensor, layout: TokenLayout, **kwargs
+        self, tokens: torch.Tensor, positions: torch.Tensor, layout: TokenLayout, **kwargs: Any
     ) -> tuple[Concepts, torch.Tensor]:
         """Token layers, then stages of a read, concept layers and write-back. Returns concepts and token states."""
         token_rotation = self.rotate(tokens, positions)
-        mixing = {"query_rotation": token_rotation, "key_rotation": token_rotation}
-        if len(self.token_layers) + len(self.interleaved_layers) > 0:
+        mixing: dict[str, Any] = {"query_rotation": token_rotation, "key_rotation": token_rotation}
+        if len(self.token_blocks) + len(self.interleaved_blocks) > 0:
             visible = tokens.new_ones(tokens.shape[:2], dtype=torch.bool) if layout.mask is None else layout.mask
             mixing["windows"] = self_windows(visible, self.config.local_attention)
-        for layer in self.token_layers:
+        for layer in self.token_blocks:
             tokens = layer(tokens, **mixing, **kwargs)
         concepts = self.concepts(tokens, layout)
         rotation = self.rotate(tokens, concepts.positions)
@@ -296,7 +297,7 @@ class ConceptEncoder(ConceptEncoderPreTrainedModel):
         deep, wide = self.config.read_every, self.config.num_interleaved_token_layers
         for i, read in enumerate(self.reads):
             layers = self.layers[i * deep : (i + 1) * deep]
-            yield read, layers, self.writes[i : i + 1], self.interleaved_layers[i * wide : (i + 1) * wide]
+            yield read, layers, self.writes[i : i + 1], self.interleaved_blocks[i * wide : (i + 1) * wide]
 
     def rotate(self, states: torch.Tensor, positions: torch.Tensor | None) -> Rotation | None:
         """Rotations of `positions` `[batch, length]`, on the device of `states`; `None` if there are none to make."""
@@ -314,6 +315,8 @@ class ConceptEncoder(ConceptEncoderPreTrainedModel):
     The concept encoder with a masked language modelling head: masked tokens are decoded from the concepts.
     """
 )
+# The configuration lies beside this file in a checkpoint, and in a package of its own in the source tree.
+# trf-ignore: TRF015
 class ConceptEncoderForMaskedLM(ConceptEncoderPreTrainedModel):
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
     _keys_to_ignore_on_load_unexpected = [r"^classifier\."]
@@ -459,7 +462,7 @@ def mean_loss(
     logits: torch.Tensor,
     labels: torch.Tensor,
     num_items_in_batch: int | torch.Tensor | None = None,
-    **kwargs,
+    **kwargs: Any,
 ) -> torch.Tensor:
     """
     Sum of `criterion` over all labels but -100, divided by their number, or by `num_items_in_batch` if given.
@@ -476,7 +479,7 @@ def mean_loss(
 
 
 def classification_loss(
-    logits: torch.Tensor, labels: torch.Tensor, config: ConceptEncoderConfig, **kwargs
+    logits: torch.Tensor, labels: torch.Tensor, config: ConceptEncoderConfig, **kwargs: Any
 ) -> torch.Tensor:
     """Loss of `[batch, num_labels]` logits: `config.problem_type`, or what number and type of labels imply."""
     problem = config.problem_type

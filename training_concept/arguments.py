@@ -67,6 +67,10 @@ class ModelArguments:
     trust_remote_code: bool = field(
         default=False, metadata={"help": "Whether to run code that comes with a checkpoint from elsewhere."}
     )
+    attn_implementation: str | None = field(
+        default=None,
+        metadata={"help": "Attention backend: sdpa (the default) or eager, which trains small models faster on CPUs."},
+    )
     dtype: str = field(
         default="float32", metadata={"help": f"Type of the weights: {', '.join(DTYPES)}. Mixed precision is --bf16."}
     )

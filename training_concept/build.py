@@ -64,7 +64,8 @@ def build_model(args: ModelArguments, config: PreTrainedConfig, tokenizer: PreTr
     """
     if not args.model_name_or_path:
         _fit_config(args, config, tokenizer)
-        model = AutoModelForMaskedLM.from_config(config, dtype=args.dtype, trust_remote_code=args.trust_remote_code)
+        options = {"trust_remote_code": args.trust_remote_code, "attn_implementation": args.attn_implementation}
+        model = AutoModelForMaskedLM.from_config(config, dtype=args.dtype, **options)
     else:
         if getattr(config, "mask_token_id", None) not in (None, tokenizer.mask_token_id):
             raise ValueError(
@@ -72,7 +73,11 @@ def build_model(args: ModelArguments, config: PreTrainedConfig, tokenizer: PreTr
             )
         check_weights(Path(args.model_name_or_path))
         model = AutoModelForMaskedLM.from_pretrained(
-            args.model_name_or_path, config=config, dtype=args.dtype, **_hub_options(args)
+            args.model_name_or_path,
+            config=config,
+            dtype=args.dtype,
+            attn_implementation=args.attn_implementation,
+            **_hub_options(args),
         )
     if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
         model.resize_token_embeddings(len(tokenizer))

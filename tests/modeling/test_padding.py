@@ -61,7 +61,7 @@ def test_concepts_and_their_positions_do_not_depend_on_padding(variant, layout):
     together = model(ids, attention_mask=mask)
     for row, tokens in enumerate(documents):
         alone = model(tokens[None])
-        used = together.concept_mask[row]
+        used = together.concept_mask[row].bool()
         torch.testing.assert_close(
             together.last_hidden_state[row, used], alone.last_hidden_state[0], atol=1e-10, rtol=0
         )
