@@ -45,8 +45,9 @@ CHOICES = {
     "masked_tokens": ("drop", "mask"),
 }
 POSITIVE = (
-    *("vocab_size", "embedding_size", "type_vocab_size", "max_position_embeddings"),
-    *("token_hidden_size", "token_intermediate_size", "hidden_size", "intermediate_size"),
+    # Widths that others follow from come first, so that an error names what was set.
+    *("hidden_size", "token_hidden_size", "embedding_size", "intermediate_size", "token_intermediate_size"),
+    *("vocab_size", "type_vocab_size", "max_position_embeddings"),
     *("num_hidden_layers", "num_attention_heads", "read_every", "num_decoder_layers"),
     *("num_concepts", "concept_ratio", "min_concepts"),
 )

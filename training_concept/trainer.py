@@ -88,6 +88,8 @@ class ConceptTrainer(Trainer):
 
     def __init__(self, model: PreTrainedModel, args: ConceptTrainingArguments, **kwargs: Any) -> None:
         self._decodes_positions = decodes_positions(model)
+        # cuDNN's attention gave NaN gradients for queries on an H100 (torch 2.11) where every other kernel is right.
+        torch.backends.cuda.enable_cudnn_sdp(False)
         if args.dataloader_drop_last:
             _check_fills_batch(kwargs.get("train_dataset"), args.train_batch_size * args.world_size)
         super().__init__(

@@ -92,6 +92,13 @@ def test_micro_batches_add_up_to_the_loss_of_the_batch(problem):
     torch.testing.assert_close(sum(parts), whole)
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_parameter_learns(variant):
+    model, ids = classifier(variant, num_labels=3), batch()
+    model(ids, token_type_ids=ids % 2, labels=torch.tensor([0, 2, 1, 1])).loss.backward()
+    assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
 def test_segments_of_a_pair_are_told_apart():
     model, ids = classifier(), batch()
     types = torch.zeros_like(ids)

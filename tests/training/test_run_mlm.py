@@ -17,7 +17,9 @@ from transformers import AutoModelForMaskedLM, PreTrainedTokenizerFast
 import run_mlm
 from tests.training.tiny_run import BERT, arguments, logged, record_batches, settings, train
 from training_concept import arguments as arguments_module
-from training_concept.arguments import ConceptTrainingArguments, computes_in_bf16, parse_arguments
+from training_concept.arguments import ConceptTrainingArguments, ModelArguments, computes_in_bf16, parse_arguments
+from training_concept.build import build_config, build_model
+from training_concept.tokenization import train_tokenizer
 
 ROOT = Path(__file__).parents[2]
 
@@ -248,3 +250,23 @@ def test_help_explains_every_setting_of_ours(capsys):
 def test_arguments_need_not_be_abbreviated(tmp_path):
     with pytest.raises(ValueError, match="--learning_rat"):
         run_mlm.main([*arguments(tmp_path), "--learning_rat", "1"])
+
+
+@pytest.mark.slow
+def test_it_learns_real_text_better_than_a_bag_of_words(tmp_path):
+    """A third of the demo: speeches held out whole, scored beside what word counts can do."""
+    recipe = yaml.safe_load((ROOT / "recipes" / "nano.yaml").read_text())
+    recipe.pop("lr_scheduler_kwargs")
+    short = {"max_steps": 400, "warmup_steps": 40, "lr_scheduler_type": "linear", "eval_strategy": "no"}
+    (tmp_path / "short.yaml").write_text(yaml.safe_dump(recipe | short | {"output_dir": str(tmp_path / "out")}))
+    metrics = run_mlm.main([str(tmp_path / "short.yaml")])
+    assert metrics["eval_bag_of_words_loss"] < metrics["eval_unigram_loss"]
+    assert metrics["eval_loss"] < metrics["eval_bag_of_words_loss"] - 0.5
+    assert metrics["eval_accuracy"] > 2 * metrics["eval_bag_of_words_accuracy"]
+
+
+@pytest.mark.parametrize("backend", ["eager", "sdpa"])
+def test_the_attention_backend_is_a_choice(backend):
+    args = ModelArguments(preset="nano", train_tokenizer_vocab_size=300, attn_implementation=backend)
+    tokenizer = train_tokenizer(["a little text"] * 3, 300)
+    assert build_model(args, build_config(args), tokenizer).config._attn_implementation == backend

@@ -191,3 +191,9 @@ def test_a_batch_that_the_data_does_not_fill_is_refused(tmp_path, tokenizer):
         trainer(build("bert"), tmp_path / "out", tokenizer, rows(4, 20, 20), **settings)
     assert not (tmp_path / "out").exists()
     assert isinstance(trainer(build("bert"), tmp_path, tokenizer, rows(5, 20, 20), **settings).model, nn.Module)
+
+
+def test_the_attention_kernel_with_wrong_gradients_is_off(tmp_path, tokenizer):
+    torch.backends.cuda.enable_cudnn_sdp(True)
+    trainer(build("concept_encoder"), tmp_path, tokenizer, rows(4, 20, 20))
+    assert not torch.backends.cuda.cudnn_sdp_enabled()

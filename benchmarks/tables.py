@@ -1,0 +1,101 @@
+# Copyright 2026 The Concept Encoder authors.
+# SPDX-License-Identifier: Apache-2.0
+"""
+Write the tables of README.md and docs/*.md from the results files, so that no number is ever copied by hand.
+
+    python -m benchmarks.tables            # rewrite what differs
+    python -m benchmarks.tables --check    # only say what differs, and exit with 1 if anything does
+
+Between the lines `<!-- table: FILE/NAME -->` and `<!-- /table -->` comes the table NAME of
+`benchmarks/results/FILE.json`; the name `figures` stands for all figures of that file.
+"""
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.results import ROOT, Figure, Table, read_results
+
+OPENING = re.compile(r"^<!-- table: .*$", re.MULTILINE)
+TABLE = re.compile(r"^(<!-- table: ([\w-]+)/([\w-]+) -->\n)(?:(?!<!-- table: ).*\n)*?(<!-- /table -->)$", re.MULTILINE)
+FIGURES = "figures"
+
+
+def main(arguments: Sequence[str], root: Path = ROOT) -> int:
+    """
+    Bring the documents of the repository at `root` up to date, or check that they are. Returns the exit status.
+
+    Raises:
+        ValueError: for a marker without its end, or a table that no results file has.
+    """
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.tables", description="Write the tables of the docs.")
+    parser.add_argument(
+        "--check", action="store_true", help="change nothing; exit with 1 if a document is out of date"
+    )
+    check = parser.parse_args(arguments).check
+    stale = stale_documents(root)
+    for path, text in stale.items():
+        print(f"{path.relative_to(root)} is out of date: run make tables" if check else path.relative_to(root))
+        if not check:
+            path.write_text(text, encoding="utf-8")
+    return int(check and bool(stale))
+
+
+def stale_documents(root: Path) -> dict[Path, str]:
+    """README.md and docs/*.md whose tables differ from the results, and what these documents should hold."""
+    paths = [*root.glob("README.md"), *sorted(root.glob("docs/*.md"))]
+    old = {path: path.read_text(encoding="utf-8") for path in paths}
+    new = {path: _fill(path, text, root / "benchmarks" / "results") for path, text in old.items()}
+    return {path: text for path, text in new.items() if text != old[path]}
+
+
+def to_markdown(table: Table) -> str:
+    """The table in Markdown, columns of numbers aligned to the right, its note in a paragraph below."""
+    numeric = [all(isinstance(cell, int | float) for cell in column) for column in zip(*table.rows, strict=True)]
+    rule = ["---:" if number else "---" for number in numeric]
+    cells = [[_cell(value) for value in row] for row in table.rows]
+    lines = [f"| {' | '.join(line)} |" for line in (table.columns, rule, *cells)]
+    return "\n".join([*lines, *(["", table.note] if table.note else []), ""])
+
+
+def figures_table(figures: dict[str, Figure]) -> Table:
+    """All figures in one table, in alphabetical order."""
+    columns = ["figure", "value", "unit", "what it is", "measured by", "on", "commit", "date"]
+    rows = [
+        [f"`{key}`", _value(it), it.unit, it.note, f"`{it.command}`", it.device, it.commit, it.date]
+        for key, it in sorted(figures.items())
+    ]
+    return Table(FIGURES, columns, rows, "A value of several runs is their mean ± standard deviation.")
+
+
+def _fill(path: Path, text: str, results: Path) -> str:
+    filled, count = TABLE.subn(lambda match: match[1] + _lookup(path, results, match[2], match[3]) + match[4], text)
+    if count != len(OPENING.findall(text)):
+        raise ValueError(f"{path}: a line `<!-- table: FILE/NAME -->` is misspelt or has no line `<!-- /table -->`.")
+    return filled
+
+
+def _lookup(path: Path, results: Path, file: str, name: str) -> str:
+    content = read_results(results / f"{file}.json")
+    tables = content.tables | {FIGURES: figures_table(content.figures)}
+    if name not in tables:
+        raise ValueError(f"{path} wants the table {name!r} of {file}.json, which has {', '.join(sorted(tables))}.")
+    return to_markdown(tables[name])
+
+
+def _value(figure: Figure) -> str:
+    runs = "" if figure.spread is None else f" ± {figure.spread:.2g} ({figure.runs} runs)"
+    return f"{figure.value:.3g}{runs}"
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, int):
+        return f"{value:,}"
+    return str(value).replace("|", r"\|")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

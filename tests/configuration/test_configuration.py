@@ -1,0 +1,102 @@
+# Copyright 2026 The Concept Encoder authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Presets, derived widths, what survives JSON, and one clear error for every configuration no model can have."""
+
+import json
+import re
+
+import pytest
+import torch
+
+from configuration_concept import PRESETS, ConceptEncoderConfig
+from configuration_concept.configuration_concept import CHOICES, FORMAT_VERSION, POSITIVE
+from modeling_concept import ConceptEncoderForMaskedLM
+
+IMPOSSIBLE = {
+    "hidden_size": {"hidden_size": 65, "num_attention_heads": 8},
+    "token_hidden_size": {"hidden_size": 64, "num_attention_heads": 4, "token_hidden_size": 40},
+    "num_attention_heads": {"hidden_size": 72, "num_attention_heads": 8, "token_hidden_size": 72},
+    "max_concepts": {"min_concepts": 8, "max_concepts": 4},
+    "num_hidden_layers": {"num_hidden_layers": 5, "read_every": 2},
+    "mask_token_id": {"mask_token_id": None},
+    "pad_token_id": {"pad_token_id": 30522},
+    "local_attention": {"local_attention": 1},
+    "decoder_window": {"decoder_window": 1},
+    "num_global_concepts": {"num_global_concepts": -1},
+    "attention_dropout": {"attention_dropout": 1.0},
+    "classifier_dropout": {"classifier_dropout": -0.1},
+    "format_version": {"format_version": FORMAT_VERSION + 1},
+}
+
+
+@pytest.mark.parametrize("field", IMPOSSIBLE)
+def test_impossible_configurations_name_the_field(field):
+    with pytest.raises(ValueError, match=field):
+        ConceptEncoderConfig(**IMPOSSIBLE[field])
+
+
+@pytest.mark.parametrize("field", POSITIVE)
+def test_sizes_are_positive(field):
+    with pytest.raises(ValueError, match=field):
+        ConceptEncoderConfig(**{field: -1})
+
+
+@pytest.mark.parametrize("field", CHOICES)
+def test_unknown_choices_list_the_known_ones(field):
+    with pytest.raises(ValueError, match=re.escape(f"{field}='other' is not one of {CHOICES[field][0]!r}, ")):
+        ConceptEncoderConfig(**{field: "other"})
+
+
+def test_a_checkpoint_of_newer_code_is_refused(tmp_path):
+    ConceptEncoderConfig.from_preset("nano").save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": FORMAT_VERSION + 1, "new_field": 1}))
+    with pytest.raises(ValueError, match="newer version"):
+        ConceptEncoderConfig.from_pretrained(tmp_path)
+
+
+def test_unknown_preset():
+    with pytest.raises(ValueError, match=r"no preset 'huge'.*nano"):
+        ConceptEncoderConfig.from_preset("huge")
+
+
+@pytest.mark.parametrize(
+    ("preset", "millions"), [("nano", 3), ("mini", 12), ("small", 65), ("base", 150), ("perceiver_v1", 45)]
+)
+def test_presets_have_their_size(preset, millions):
+    with torch.device("meta"):
+        model = ConceptEncoderForMaskedLM(ConceptEncoderConfig.from_preset(preset))
+    assert model.num_parameters() == pytest.approx(millions * 1e6, rel=0.2)
+
+
+def test_widths_follow_the_size_dial():
+    config = ConceptEncoderConfig(hidden_size=96, num_attention_heads=3)
+    assert (config.token_hidden_size, config.embedding_size, config.head_dim) == (96, 96, 32)
+    assert (config.intermediate_size, config.token_intermediate_size) == (192, 192)
+    assert ConceptEncoderConfig.from_preset("small").embedding_size == 256
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_configurations_survive_json(preset, tmp_path):
+    config = ConceptEncoderConfig.from_preset(preset, concept_ratio=3)
+    config.save_pretrained(tmp_path)
+    loaded = ConceptEncoderConfig.from_pretrained(tmp_path)
+    assert {k: v for k, v in loaded.to_dict().items() if k != "transformers_version"} == {
+        k: v for k, v in config.to_dict().items() if k != "transformers_version"
+    }
+
+
+def test_family_is_one_field():
+    assert ConceptEncoderConfig().family == "hybrid"
+    assert ConceptEncoderConfig(decoder_tokens="none").family == "bottleneck"
+
+
+def test_the_control_has_the_shape_of_the_plan():
+    config = ConceptEncoderConfig.from_preset("perceiver_v1")
+    assert (config.hidden_size, config.num_hidden_layers, config.num_concepts) == (512, 6, 128)
+    assert (config.concept_init, config.token_mixer, config.num_decoder_layers) == ("learned", "none", 1)
+    assert (config.decoder_query, config.masked_tokens, config.max_position_embeddings) == (
+        "token+position",
+        "mask",
+        512,
+    )
