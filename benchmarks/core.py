@@ -18,7 +18,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from benchmarks.flops import encoder_flops, flops_table, presets_table
+from benchmarks.flops import MASKED, dense_flops, encoder_flops, masked_lm_flops, presets_table
 from benchmarks.memory import Memory, measure
 from benchmarks.results import RESULTS, Figure, Table, merge_results
 from configuration_concept import ConceptEncoderConfig
@@ -26,8 +26,25 @@ from configuration_concept import ConceptEncoderConfig
 COMMAND = "python -m benchmarks.core"
 PRESET = "small"
 # Lengths in tokens, and how often memory is measured at each.
-MEMORY_RUNS = {4096: 3, 16384: 3, 65536: 1}
+MEMORY_RUNS = {4096: 1, 16384: 3, 65536: 1}
 GB = 1e9
+
+COST_COLUMNS = [
+    "tokens",
+    "encoder, GFLOPs",
+    "masked LM, hybrid",
+    "masked LM, bottleneck",
+    "dense encoder (computed)",
+    "dense / encoder",
+    "peak memory, GB",
+    "of the pass",
+]
+COST_NOTE = (
+    f"One forward pass of {PRESET} on one document. GFLOPs are counted; the masked language models have "
+    f"{MASKED:.0%} of the tokens masked. The dense encoder has the same widths and number of layers, and its column "
+    "is computed from the formula. Memory is the resident memory of a process that runs the encoder in float32 on the "
+    "CPU: all of it, with Python and weights, and what the pass took."
+)
 
 # Key of the figure: key in all_results.json, unit, note.
 RUN_FIGURES = {
@@ -48,9 +65,9 @@ def main(arguments: Sequence[str], path: Path = RESULTS / "core.json") -> None:
     """
     options = _parse(arguments)
     if options.from_run is None:
-        flops, memory = flops_figure(ConceptEncoderConfig.from_preset(PRESET)), measure_memory()
-        tables = [flops_table(ConceptEncoderConfig.from_preset(PRESET), list(MEMORY_RUNS)), memory_table(memory)]
-        merge_results(path, flops | memory_figure(memory), [*tables, presets_table()])
+        config, memory = ConceptEncoderConfig.from_preset(PRESET), measure_memory()
+        tables = [cost_table(config, memory), presets_table()]
+        merge_results(path, flops_figure(config) | memory_figure(memory), tables)
     else:
         figures = run_figures(options.from_run)
         figures |= wall_clock("pretrain", "make pretrain", options.pretrain_minutes)
@@ -81,18 +98,17 @@ def memory_figure(memory: dict[int, list[Memory]]) -> dict[str, Figure]:
     return {"peak_gb_forward_small_16k": Figure.of_runs(peaks, unit="GB", command=COMMAND, note=note)}
 
 
-def memory_table(memory: dict[int, list[Memory]]) -> Table:
-    """The highest peak of the runs at each length."""
-    highest = {tokens: max(runs, key=lambda run: run.peak) for tokens, runs in memory.items()}
-    rows: list[list[Any]] = [
-        [tokens, len(memory[tokens]), *(round(part / GB, 2) for part in (run.peak, run.loaded, run.forward))]
-        for tokens, run in highest.items()
-    ]
-    note = (
-        f"Resident memory in GB (10^9 bytes) of a process that runs the {PRESET} encoder once on one document, float32 "
-        "on the CPU; the highest of the runs. Before the pass means Python, libraries and weights."
-    )
-    return Table("memory", ["tokens", "runs", "peak", "before the pass", "of the pass"], rows, note)
+def cost_table(config: ConceptEncoderConfig, memory: dict[int, list[Memory]]) -> Table:
+    """Operations and memory at each length of `memory`, of both families and of a dense encoder."""
+    bottleneck = type(config)(**config.to_dict() | {"decoder_tokens": "none"})
+    rows: list[list[Any]] = []
+    for tokens, runs in memory.items():
+        encoder, dense = encoder_flops(config, tokens), dense_flops(config, tokens)
+        counts = [encoder, masked_lm_flops(config, tokens), masked_lm_flops(bottleneck, tokens), dense]
+        highest = max(runs, key=lambda run: run.peak)
+        sizes = [round(part / GB, 2) for part in (highest.peak, highest.forward)]
+        rows.append([tokens, *(round(count / 1e9) for count in counts), round(dense / encoder, 1), *sizes])
+    return Table("cost", COST_COLUMNS, rows, COST_NOTE)
 
 
 def run_figures(folder: Path) -> dict[str, Figure]:

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """How many floating-point operations a forward pass takes, and how many parameters a preset has."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import nn
 
@@ -33,30 +31,9 @@ def dense_flops(config: ConceptEncoderConfig, tokens: int) -> int:
 
     It has the widths of `config`, a layer for every layer of tokens or concepts there, and all tokens attend to all.
     """
-    depth = sum(isinstance(module, ConceptMLP) for module in _empty(ConceptEncoder, config).modules())
-    weights = 4 * config.hidden_size**2 + 3 * config.hidden_size * config.intermediate_size
-    attention = 2 * tokens * config.hidden_size
-    return 2 * tokens * depth * (weights + attention)
-
-
-def flops_table(config: ConceptEncoderConfig, lengths: Sequence[int]) -> Table:
-    """Operations in GFLOPs at each of `lengths`, in tokens, of both families and of the dense encoder."""
-    bottleneck = type(config)(**config.to_dict() | {"decoder_tokens": "none"})
-    counts = [
-        (encoder_flops(config, n), masked_lm_flops(config, n), masked_lm_flops(bottleneck, n), dense_flops(config, n))
-        for n in lengths
-    ]
-    rows = [
-        [n, *(round(count / 1e9) for count in row), round(row[-1] / row[0], 1)]
-        for n, row in zip(lengths, counts, strict=True)
-    ]
-    columns = ["tokens", "encoder", "masked LM, hybrid", "masked LM, bottleneck", "dense encoder (computed)"]
-    note = (
-        f"GFLOPs of a forward pass on one document, counted; for the masked language models {MASKED:.0%} of the tokens "
-        "are masked. The dense encoder has the same widths and number of layers; its column is computed from the "
-        "formula, not counted on a model."
-    )
-    return Table("flops", [*columns, "dense / encoder"], rows, note)
+    mlps = [module for module in _empty(ConceptEncoder, config).modules() if isinstance(module, ConceptMLP)]
+    projections, attention = 4 * config.hidden_size**2, 2 * tokens * config.hidden_size
+    return 2 * tokens * sum(mlp_weights + projections + attention for mlp_weights in map(_num_weights, mlps))
 
 
 def presets_table() -> Table:
@@ -67,7 +44,7 @@ def presets_table() -> Table:
         config = ConceptEncoderConfig.from_preset(name)
         model = _empty(ConceptEncoderForMaskedLM, config)
         embeddings = [module for module in model.modules() if isinstance(module, nn.Embedding)]
-        total, inside = model.num_parameters(), sum(module.weight.numel() for module in embeddings)
+        total, inside = _num_weights(model), sum(map(_num_weights, embeddings))
         rows.append([name, config.hidden_size, config.num_hidden_layers, total, inside, total - inside])
     return Table("presets", columns, rows, "The body is everything but embeddings; the output layer is tied to them.")
 
@@ -77,6 +54,10 @@ def _empty(
 ) -> ConceptEncoderPreTrainedModel:
     with torch.device("meta"):
         return model_class(config)
+
+
+def _num_weights(module: nn.Module) -> int:
+    return sum(weight.numel() for weight in module.parameters())
 
 
 def _ids(number: int) -> torch.Tensor:

@@ -32,7 +32,7 @@ def bag_of_words_loss(batch: dict[str, torch.Tensor]) -> float:
     seen = torch.nn.functional.one_hot(batch["input_ids"].clamp(min=FIRST) - FIRST, WORDS)
     counts = (seen * (batch["input_ids"] != MASK)[..., None]).sum(dim=1)
     odd = (counts % 2).double()
-    share = 0.95 * odd / odd.sum(dim=1, keepdim=True) + 0.05 / WORDS
+    share = 0.95 * odd / odd.sum(dim=1, keepdim=True).clamp(min=1) + 0.05 / WORDS
     truth = batch["labels"].gather(1, batch["masked_positions"]) - FIRST
     return -share.gather(1, truth).log().mean().item()
 
@@ -53,20 +53,16 @@ def test_it_retrieves_what_a_bag_of_words_cannot(decoder_tokens):
     model = ConceptEncoderForMaskedLM(config).train()
     model.set_attn_implementation("eager")  # trains faster on a CPU
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, betas=(0.9, 0.98))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=STEPS, pct_start=0.1)
+    warm_up = torch.optim.lr_scheduler.LinearLR(optimizer, 0.02, total_iters=40)
     generator = torch.Generator().manual_seed(1)
-    for _ in range(STEPS):
-        model(**copies(64, generator)).loss.backward()
+    for _ in range(200):
+        model(**copies(32, generator)).loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        schedule.step()
+        warm_up.step()
         optimizer.zero_grad()
     held_out = copies(512, torch.Generator().manual_seed(2))
     with torch.inference_mode():
         loss = model.eval()(**held_out).loss.item()
-    print(decoder_tokens, loss, bag_of_words_loss(held_out))
-    assert math.log(WORDS) > bag_of_words_loss(held_out)
+    assert bag_of_words_loss(held_out) < math.log(WORDS)
     assert loss < bag_of_words_loss(held_out) - 1.0
-
-
-STEPS = 600
