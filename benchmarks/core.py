@@ -12,6 +12,7 @@ The second form takes wall-clock times measured by hand: `--pretrain-minutes`, o
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Sequence
 from datetime import date
@@ -22,6 +23,7 @@ from benchmarks.flops import MASKED, dense_flops, encoder_flops, masked_lm_flops
 from benchmarks.memory import Memory, measure
 from benchmarks.results import RESULTS, Figure, Table, merge_results
 from configuration_concept import ConceptEncoderConfig
+from training_concept.report import ROWS
 
 COMMAND = "python -m benchmarks.core"
 PRESET = "small"
@@ -60,8 +62,7 @@ def main(arguments: Sequence[str], path: Path = RESULTS / "core.json") -> None:
     Measure, and merge what was measured into the results file `path`.
 
     Raises:
-        FileNotFoundError: if the folder of `--from-run` has no results.
-        ValueError: if its run was not evaluated.
+        FileNotFoundError, ValueError: see `read_run`.
     """
     options = _parse(arguments)
     if options.from_run is None:
@@ -69,10 +70,11 @@ def main(arguments: Sequence[str], path: Path = RESULTS / "core.json") -> None:
         tables = [cost_table(config, memory), presets_table()]
         merge_results(path, flops_figure(config) | memory_figure(memory), tables)
     else:
-        figures = run_figures(options.from_run)
+        metrics, day = read_run(options.from_run)
+        figures = run_figures(metrics, day)
         figures |= wall_clock("pretrain", "make pretrain", options.pretrain_minutes)
         figures |= wall_clock("test", "make test", options.test_minutes)
-        merge_results(path, figures)
+        merge_results(path, figures, [demo_table(metrics)])
 
 
 def flops_figure(config: ConceptEncoderConfig) -> dict[str, Figure]:
@@ -111,9 +113,9 @@ def cost_table(config: ConceptEncoderConfig, memory: dict[int, list[Memory]]) ->
     return Table("cost", COST_COLUMNS, rows, COST_NOTE)
 
 
-def run_figures(folder: Path) -> dict[str, Figure]:
+def read_run(folder: Path) -> tuple[dict[str, float], str]:
     """
-    Figures of the run of run_mlm.py in `folder`.
+    Metrics of the run of run_mlm.py in `folder`, and the day of its end.
 
     Raises:
         FileNotFoundError: if the folder has no results.
@@ -121,10 +123,14 @@ def run_figures(folder: Path) -> dict[str, Figure]:
     """
     path = folder / "all_results.json"
     metrics = json.loads(path.read_text(encoding="utf-8"))
-    day = date.fromtimestamp(path.stat().st_mtime).isoformat()
-    needed = {key for key, _, _ in RUN_FIGURES.values()} | {"train_runtime"}
+    needed = {f"{prefix}{name}" for prefix in ROWS.values() for name in ("loss", "accuracy")} | {"train_runtime"}
     if missing := needed - metrics.keys():
         raise ValueError(f"{path} lacks {', '.join(sorted(missing))}: train and evaluate in one run.")
+    return metrics, date.fromtimestamp(path.stat().st_mtime).isoformat()
+
+
+def run_figures(metrics: dict[str, float], day: str) -> dict[str, Figure]:
+    """Quality and time of a run, from its `metrics`."""
     figures = {
         name: Figure.of_runs([metrics[key]], unit=unit, command="make pretrain", date=day, note=note)
         for name, (key, unit, note) in RUN_FIGURES.items()
@@ -134,6 +140,15 @@ def run_figures(folder: Path) -> dict[str, Figure]:
         [metrics["train_runtime"] / 60], unit="minutes", command="make pretrain", date=day, note=note
     )
     return figures | {"pretrain_minutes": minutes}
+
+
+def demo_table(metrics: dict[str, float]) -> Table:
+    """Loss, accuracy and perplexity of a run beside its baselines."""
+    rows: list[list[Any]] = []
+    for name, prefix in ROWS.items():
+        loss, accuracy = (metrics[f"{prefix}{key}"] for key in ("loss", "accuracy"))
+        rows.append([name, round(loss, 3), round(accuracy, 3), round(math.exp(loss), 1)])
+    return Table("demo", ["masked tokens of held-out speeches", "loss, nats", "accuracy", "perplexity"], rows)
 
 
 def wall_clock(name: str, command: str, minutes: float | None) -> dict[str, Figure]:

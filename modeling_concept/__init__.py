@@ -2,10 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The concept encoder. Its files travel with every checkpoint; they need torch and transformers only."""
 
-from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification
+import transformers
+from transformers import AutoConfig
 
-from configuration_concept import ConceptEncoderConfig
+from configuration_concept import AUTO_MAP, ConceptEncoderConfig
 
+from . import modeling_concept
 from .modeling_concept import (
     ConceptEncoder,
     ConceptEncoderForMaskedLM,
@@ -18,13 +20,10 @@ from .modeling_concept import (
 def register_auto_classes() -> None:
     """Make the Auto classes of transformers build these classes for `model_type="concept_encoder"`."""
     AutoConfig.register(ConceptEncoderConfig.model_type, ConceptEncoderConfig, exist_ok=True)
-    heads = {
-        AutoModel: ConceptEncoder,
-        AutoModelForMaskedLM: ConceptEncoderForMaskedLM,
-        AutoModelForSequenceClassification: ConceptEncoderForSequenceClassificationViaDecoder,
-    }
-    for auto_class, model_class in heads.items():
-        auto_class.register(ConceptEncoderConfig, model_class, exist_ok=True)
+    for auto_class, target in AUTO_MAP.items():
+        if auto_class != AutoConfig.__name__:
+            model_class = getattr(modeling_concept, target.rpartition(".")[2])
+            getattr(transformers, auto_class).register(ConceptEncoderConfig, model_class, exist_ok=True)
 
 
 __all__ = [
