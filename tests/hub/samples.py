@@ -55,6 +55,7 @@ def build_samples() -> Samples:
         "nano",
         vocab_size=len(tokenizer),
         hidden_size=32,
+        num_attention_heads=4,
         embedding_size=16,
         num_hidden_layers=2,
         num_token_layers=1,

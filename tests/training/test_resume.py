@@ -174,7 +174,10 @@ def test_a_finished_run_is_left_alone_and_can_be_repeated(tmp_path):
     [
         ({"seed": 7}, "seed is 42 there and 7 here"),
         ({"max_seq_length": 32}, "data.max_seq_length is 64 there and 32 here"),
-        ({"config_overrides": "hidden_size=64"}, "configuration.hidden_size is 32 there and 64 here"),
+        (
+            {"config_overrides": "hidden_size=64,num_attention_heads=2"},
+            "configuration.hidden_size is 32 there and 64 here",
+        ),
     ],
 )
 def test_the_folder_of_another_run_is_refused_and_left_alone(tmp_path, uninterrupted, change, difference):
