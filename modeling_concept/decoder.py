@@ -104,16 +104,15 @@ class ConceptDecoder(nn.Module):
         Returns:
             Decoded states `[batch, K | N, hidden_size]`.
         """
-        batch, places = concepts.states.shape[0], layout.positions.expand(concepts.states.shape[0], -1)
-        chosen = None if wanted is None else wanted.clamp(min=0)
-        places = places if chosen is None else places.gather(1, chosen)
-        states, residual = self.query.expand(batch, places.shape[1], -1), None
+        batch = concepts.states.shape[0]
+        places = _take(layout.positions.expand(batch, -1), wanted)
+        words = None if self.token_projection is None else self.token_projection(_take(words, wanted))
+        states = self.query.expand(batch, places.shape[1], -1)
         if self.position_embeddings is not None:
             states = states + self.position_embeddings(places)
-        if self.token_projection is not None:
-            words = words if chosen is None else words.gather(1, chosen[..., None].expand(-1, -1, words.shape[-1]))
-            residual = None if token_residual else states
-            states = states + self.token_projection(words)
+        # The first block that reads adds what it read to `residual`; later ones to their own input.
+        residual = states if words is None or not token_residual else states + words
+        states = states if words is None else states + words
         query_rotation = rotate(states, places)
         concept_reads = {
             "attention_mask": None if concepts.mask is None else concepts.mask[:, None, None],
@@ -129,11 +128,17 @@ class ConceptDecoder(nn.Module):
             }
         for depth, concept_read in enumerate(self.concept_reads):
             if token_reads:
-                states = self.token_reads[depth](states, tokens, residual, **token_reads, **kwargs)
-                residual = None
-            states = concept_read(states, concepts.states, residual, **concept_reads, **kwargs)
-            residual = None
+                states = residual = self.token_reads[depth](states, tokens, residual, **token_reads, **kwargs)
+            states = residual = concept_read(states, concepts.states, residual, **concept_reads, **kwargs)
         return self.norm(states)
+
+
+def _take(values: torch.Tensor, wanted: torch.Tensor | None) -> torch.Tensor:
+    """`[batch, N, ...]` at `wanted` `[batch, K]`, any value for -1: `[batch, K, ...]`; all of it for `None`."""
+    if wanted is None:
+        return values
+    index = wanted.clamp(min=0).view(*wanted.shape, *[1] * (values.dim() - 2))
+    return values.gather(1, index.expand(-1, -1, *values.shape[2:]))
 
 
 class ConceptPredictionHead(nn.Module):

@@ -32,6 +32,10 @@ def run_folder(tmp_path: Path) -> Path:
     return folder
 
 
+def from_run(folder: Path) -> list[str]:
+    return ["--from-run", str(folder), "--bottleneck-run", str(folder)]
+
+
 def test_the_cost_of_small_is_reported_beside_what_is_there(tmp_path, monkeypatch):
     path = tmp_path / "core.json"
     merge_results(path, {"test_minutes": Figure.of_runs([2.0], unit="minutes", command="make test")})
@@ -64,7 +68,7 @@ def test_a_forward_pass_takes_memory_on_top_of_the_model():
 
 def test_a_run_gives_its_losses_and_times(tmp_path, run_folder):
     path = tmp_path / "core.json"
-    core.main(["--from-run", str(run_folder)], path)
+    core.main(from_run(run_folder), path)
     values = {key: figure.value for key, figure in read_results(path).figures.items()}
     assert values == {
         "heldout_loss_nano": 4.5,
@@ -74,7 +78,8 @@ def test_a_run_gives_its_losses_and_times(tmp_path, run_folder):
         "pretrain_minutes": 5.0,
     }
     assert read_results(path).tables["demo"].rows == [
-        ["this model", 4.5, 0.25, 90.0],
+        ["nano", 4.5, 0.25, 90.0],
+        ["nano, bottleneck", 4.5, 0.25, 90.0],
         ["bag of words", 6.0, 0.06, 403.4],
         ["unigram", 6.5, 0.05, 665.1],
     ]
@@ -82,7 +87,19 @@ def test_a_run_gives_its_losses_and_times(tmp_path, run_folder):
 
 def test_times_measured_by_hand_take_precedence(tmp_path, run_folder):
     path = tmp_path / "core.json"
-    core.main(["--from-run", str(run_folder), "--pretrain-minutes", "6.5", "--test-minutes", "3"], path)
+    core.main(
+        [
+            "--from-run",
+            str(run_folder),
+            "--bottleneck-run",
+            str(run_folder),
+            "--pretrain-minutes",
+            "6.5",
+            "--test-minutes",
+            "3",
+        ],
+        path,
+    )
     figures = read_results(path).figures
     assert (figures["pretrain_minutes"].value, figures["pretrain_minutes"].command) == (6.5, "make pretrain")
     assert (figures["test_minutes"].value, figures["test_minutes"].command) == (3.0, "make test")
@@ -92,7 +109,7 @@ def test_a_run_without_evaluation_is_refused_and_nothing_is_written(tmp_path, ru
     path = tmp_path / "core.json"
     (run_folder / "all_results.json").write_text('{"train_runtime": 1.0}', encoding="utf-8")
     with pytest.raises(ValueError, match=r"lacks eval_accuracy, .*eval_loss, .*eval_unigram_loss"):
-        core.main(["--from-run", str(run_folder)], path)
+        core.main(from_run(run_folder), path)
     assert not path.exists()
 
 
@@ -100,3 +117,9 @@ def test_times_by_hand_without_a_run_are_refused(tmp_path, capsys):
     with pytest.raises(SystemExit):
         core.main(["--test-minutes", "3"], tmp_path / "core.json")
     assert "go with --from-run" in capsys.readouterr().err
+
+
+def test_a_hybrid_run_alone_is_refused(tmp_path, run_folder, capsys):
+    with pytest.raises(SystemExit):
+        core.main(["--from-run", str(run_folder)], tmp_path / "core.json")
+    assert "go together" in capsys.readouterr().err
