@@ -12,7 +12,7 @@ from modeling_concept import (
 )
 from tests.modeling.tiny import VARIANTS, document, tiny_model
 
-LENGTHS = (1, 2, 3, 8, 21, 45)
+LENGTHS = (1, 2, 3, 8, 21, 37, 47)
 TOTAL = 50
 LAYOUTS = ("right", "left", "holed")
 
