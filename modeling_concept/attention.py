@@ -92,6 +92,12 @@ def cross_windows(
     return LocalWindows(mask.flatten(0, 1)[:, None], half, num_queries, key_rank.clamp(0, slots - 1), query_slots)
 
 
+def take(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """`[batch, N, ...]` at `index` int64 `[batch, K]`: `[batch, K, ...]`."""
+    index = index.view(*index.shape, *[1] * (values.dim() - 2))
+    return values.gather(1, index.expand(-1, -1, *values.shape[2:]))
+
+
 def _query_blocks(states: torch.Tensor, windows: LocalWindows) -> torch.Tensor:
     """`[batch, queries, heads, dim]` to `[batch * blocks, block, heads, dim]`, zeros where there is no query."""
     if windows.query_slots is not None:
@@ -110,8 +116,7 @@ def _key_blocks(states: torch.Tensor, windows: LocalWindows) -> torch.Tensor:
         padded = padded.unflatten(1, (-1, block))
         return torch.cat([padded[:, :-2], padded[:, 1:-1], padded[:, 2:]], dim=2).flatten(0, 1)
     batch, blocks, keys = windows.key_slots.shape
-    index = windows.key_slots.view(batch, -1, 1, 1).expand(-1, -1, *states.shape[2:])
-    return states.gather(1, index).view(batch * blocks, keys, *states.shape[2:])
+    return take(states, windows.key_slots.view(batch, -1)).view(batch * blocks, keys, *states.shape[2:])
 
 
 def _from_blocks(states: torch.Tensor, windows: LocalWindows, batch: int) -> torch.Tensor:
@@ -119,8 +124,7 @@ def _from_blocks(states: torch.Tensor, windows: LocalWindows, batch: int) -> tor
     states = states.reshape(batch, -1, states.shape[-1])[:, : windows.num_queries]
     if windows.query_slots is None:
         return states
-    index = windows.query_slots.clamp(max=windows.num_queries - 1)
-    return states.gather(1, index[..., None].expand(-1, -1, states.shape[-1]))
+    return take(states, windows.query_slots.clamp(max=windows.num_queries - 1))
 
 
 class ConceptRotaryEmbedding(nn.Module):

@@ -21,7 +21,7 @@ from torch import nn
 from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 
-from .attention import ConceptBlock, LocalWindows, Rotation, cross_windows
+from .attention import ConceptBlock, LocalWindows, Rotation, cross_windows, take
 from .concepts import Concepts
 from .tokens import TokenLayout
 
@@ -105,14 +105,18 @@ class ConceptDecoder(nn.Module):
             Decoded states `[batch, K | N, hidden_size]`.
         """
         batch = concepts.states.shape[0]
-        places = _take(layout.positions.expand(batch, -1), wanted)
-        words = None if self.token_projection is None else self.token_projection(_take(words, wanted))
+        places = layout.positions.expand(batch, -1)
+        if wanted is not None:
+            places = take(places, wanted.clamp(min=0))
         states = self.query.expand(batch, places.shape[1], -1)
         if self.position_embeddings is not None:
             states = states + self.position_embeddings(places)
         # The first block that reads adds what it read to `residual`; later ones to their own input.
-        residual = states if words is None or not token_residual else states + words
-        states = states if words is None else states + words
+        residual = states
+        if self.token_projection is not None:
+            words = words if wanted is None else take(words, wanted.clamp(min=0))
+            states = states + self.token_projection(words)
+            residual = states if token_residual else residual
         query_rotation = rotate(states, places)
         concept_reads = {
             "attention_mask": None if concepts.mask is None else concepts.mask[:, None, None],
@@ -131,14 +135,6 @@ class ConceptDecoder(nn.Module):
                 states = residual = self.token_reads[depth](states, tokens, residual, **token_reads, **kwargs)
             states = residual = concept_read(states, concepts.states, residual, **concept_reads, **kwargs)
         return self.norm(states)
-
-
-def _take(values: torch.Tensor, wanted: torch.Tensor | None) -> torch.Tensor:
-    """`[batch, N, ...]` at `wanted` `[batch, K]`, any value for -1: `[batch, K, ...]`; all of it for `None`."""
-    if wanted is None:
-        return values
-    index = wanted.clamp(min=0).view(*wanted.shape, *[1] * (values.dim() - 2))
-    return values.gather(1, index.expand(-1, -1, *values.shape[2:]))
 
 
 class ConceptPredictionHead(nn.Module):

@@ -378,7 +378,7 @@ class ConceptEncoderForMaskedLM(ConceptEncoderPreTrainedModel):
         logits = self.lm_head(self.head(states))
         loss = None
         if labels is not None:
-            targets = labels if wanted is None else labels.gather(1, wanted.clamp(min=0)).masked_fill(wanted < 0, -100)
+            targets = labels if wanted is None else labels_at(labels, wanted)
             loss = mean_loss(nn.functional.cross_entropy, logits.flatten(0, 1), targets.flatten(), **kwargs)
         return MaskedLMOutput(
             loss=loss,
@@ -447,6 +447,11 @@ def labelled_positions(labels: torch.Tensor) -> torch.Tensor | None:
     most = max(int(labelled.sum(dim=1).max()), 1)
     index = labelled.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :most]
     return index.masked_fill(~labelled.gather(1, index), -1)
+
+
+def labels_at(labels: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    """The `labels` `[batch, N]` at `positions` `[batch, K]`: `[batch, K]`, -100 for a position of -1."""
+    return labels.gather(1, positions.clamp(min=0)).masked_fill(positions < 0, -100)
 
 
 def masked_mean(states: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig
 
-from .attention import ConceptBlock
+from .attention import ConceptBlock, take
 
 
 class TokenLayout(NamedTuple):
@@ -43,8 +43,7 @@ class TokenLayout(NamedTuple):
         """Take `[batch | 1, N, ...]` to slots `[batch, V, ...]`."""
         if self.index is None:
             return values
-        index = self.index.view(*self.index.shape, *[1] * (values.dim() - 2))
-        return values.expand(index.shape[0], *values.shape[1:]).gather(1, index.expand(-1, -1, *values.shape[2:]))
+        return take(values.expand(self.index.shape[0], *values.shape[1:]), self.index)
 
 
 def document_positions(shape: torch.Size, attention_mask: torch.Tensor | None, device: torch.device) -> torch.Tensor:

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import EvalPrediction, PreTrainedModel, Trainer
 from transformers.trainer import TRAINING_ARGS_NAME
 
+from modeling_concept.modeling_concept import labels_at
 from training_concept.arguments import ConceptTrainingArguments
 from training_concept.data import ChunkSampler
 from training_concept.throughput import TRAINING_PASSES, ThroughputMeter, count_forward_flops
@@ -37,11 +38,6 @@ def masked_lm_loss(
     """
     total = F.cross_entropy(outputs["logits"].flatten(0, 1).float(), labels.flatten(), reduction="sum")
     return total / (labels.ne(-100).sum() if num_items_in_batch is None else num_items_in_batch)
-
-
-def labels_at(labels: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-    """The `labels [B, N]` at `positions [B, K]`: `[B, K]`, -100 for a position of -1."""
-    return labels.gather(1, positions.clamp(min=0)).masked_fill(positions < 0, -100)
 
 
 def masked_lm_sums(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
