@@ -48,13 +48,36 @@ class LocalWindows(NamedTuple):
     query_slots: torch.Tensor | None = None
 
 
-def self_windows(visible: torch.Tensor, window: int) -> LocalWindows:
+def document_mask(
+    keys: torch.Tensor | None, query_documents: torch.Tensor | None, key_documents: torch.Tensor | None
+) -> torch.Tensor | None:
+    """
+    Which keys a query may read: those in use, of its own document.
+
+    Args:
+        keys: bool `[batch, keys]`, keys in use; `None` if all are.
+        query_documents: int64 `[batch | 1, queries]`, `None` if every row is one document.
+        key_documents: int64 `[batch | 1, keys]`, `None` if every row is one document.
+
+    Returns:
+        Bool, broadcastable to `[batch, heads, queries, keys]`; `None` if a query may read every key.
+    """
+    mask = None if keys is None else keys[:, None, None]
+    if query_documents is None or key_documents is None:
+        return mask
+    same = query_documents[:, None, :, None] == key_documents[:, None, None]
+    return same if mask is None else same & mask
+
+
+def self_windows(visible: torch.Tensor, window: int, documents: torch.Tensor | None = None) -> LocalWindows:
     """
     Windows of tokens on themselves: slot `i` reads the visible slots `j` with `|i - j| <= window // 2`.
 
     Args:
         visible: bool `[batch, slots]`, slots that may be read. Every slot reads itself, so that no softmax is empty.
         window: width of the window in slots.
+        documents: int64 `[batch, slots]`, the document of every slot, which windows do not leave; `None` if a row is
+            one document.
     """
     slots = visible.shape[1]
     block = window // 2
@@ -62,13 +85,23 @@ def self_windows(visible: torch.Tensor, window: int) -> LocalWindows:
     query = torch.arange(blocks * block, device=visible.device).view(blocks, block, 1)
     key = (torch.arange(3 * block, device=visible.device) - block).view(1, 1, -1) + query[:, :1]
     near = (query - key).abs() <= block
-    readable = nn.functional.pad(visible, (block, blocks * block - slots + block)).unfold(1, 3 * block, block)
-    mask = (near & readable[:, :, None]) | (query == key)
+    around = (block, blocks * block - slots + block)
+    readable = nn.functional.pad(visible, around).unfold(1, 3 * block, block)[:, :, None]
+    if documents is not None:
+        key_documents = nn.functional.pad(documents, around).unfold(1, 3 * block, block)
+        query_documents = key_documents[:, :, block : 2 * block]
+        readable = readable & (query_documents[..., None] == key_documents[:, :, None])
+    mask = (near & readable) | (query == key)
     return LocalWindows(mask.flatten(0, 1)[:, None], block, slots)
 
 
 def cross_windows(
-    query_rank: torch.Tensor, num_keys: torch.Tensor, slots: int, window: int, query_slots: torch.Tensor | None = None
+    query_rank: torch.Tensor,
+    first: torch.Tensor,
+    end: torch.Tensor,
+    slots: int,
+    window: int,
+    query_slots: torch.Tensor | None = None,
 ) -> LocalWindows:
     """
     Windows of queries on a sequence of keys: a query of rank `r` reads the keys `j` with `|r - j| <= window // 2`.
@@ -76,19 +109,20 @@ def cross_windows(
     Args:
         query_rank: int64 `[batch, num_queries]`, the place of each query slot among the keys; from one slot to the
             next it grows by 0 or 1, which bounds the keys of a block.
-        num_keys: int64 `[batch, 1]`, keys in use. Where there is none, slot 0 is read, which then holds zeros.
+        first, end: int64 `[batch, num_queries | 1]`, the keys of the query's document: `first <= j < end`. Where
+            there is none, key `first` is read, which holds zeros if the row has no other document.
         slots: key slots, used or not.
         window: width of the window in keys.
         query_slots: see `LocalWindows`.
     """
     half, num_queries = window // 2, query_rank.shape[1]
-    pad = -num_queries % half
-    query_rank = torch.minimum(query_rank, (num_keys - 1).clamp(min=0))
-    query_rank = torch.cat([query_rank, query_rank[:, -1:].expand(-1, pad)], dim=1).unflatten(1, (-1, half))
-    key_rank = query_rank[:, :, :1] + torch.arange(-half, 2 * half, device=query_rank.device)
-    near = (query_rank[..., None] - key_rank[:, :, None]).abs() <= half
-    readable = (key_rank >= 0) & (key_rank < num_keys.clamp(min=1)[..., None])
-    mask = near & readable[:, :, None]
+    last = torch.maximum(end - 1, first)
+    query = torch.stack(torch.broadcast_tensors(torch.minimum(query_rank, last), first, last))
+    query = torch.cat([query, query[..., -1:].expand(-1, -1, -num_queries % half)], dim=-1).unflatten(-1, (-1, half))
+    query_rank, first, last = query.unsqueeze(-1)
+    key_rank = query_rank[:, :, 0] + torch.arange(-half, 2 * half, device=query_rank.device)
+    key = key_rank.unsqueeze(2)
+    mask = ((query_rank - key).abs() <= half) & (key >= first) & (key <= last)
     return LocalWindows(mask.flatten(0, 1)[:, None], half, num_queries, key_rank.clamp(0, slots - 1), query_slots)
 
 

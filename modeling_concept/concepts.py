@@ -20,7 +20,7 @@ from torch import nn
 from transformers import PreTrainedConfig
 
 from .attention import ConceptBlock
-from .tokens import TokenLayout
+from .tokens import TokenLayout, segment_of
 
 
 class Concepts(NamedTuple):
@@ -29,11 +29,18 @@ class Concepts(NamedTuple):
         states: `[batch, C, hidden_size]`.
         mask: bool `[batch, C]`, concepts in use; `None` if all are.
         positions: `[batch | 1, C]`, their places in the document in tokens; `None` if they have none.
+        documents: int64 `[batch | 1, C]`, the document of each; `None` if every row is one document.
     """
 
     states: torch.Tensor
     mask: torch.Tensor | None = None
     positions: torch.Tensor | None = None
+    documents: torch.Tensor | None = None
+
+
+def first_or(used: torch.Tensor) -> torch.Tensor:
+    """Bool `[batch, D]` with the first of every row set: a row of padding keeps the concepts of one empty document."""
+    return used | (torch.arange(used.shape[1], device=used.device) == 0)
 
 
 class LearnedConcepts(nn.Module):
@@ -45,7 +52,13 @@ class LearnedConcepts(nn.Module):
 
     def forward(self, tokens: torch.Tensor, layout: TokenLayout) -> Concepts:
         """Token states `[batch, V, token_hidden_size]` give the batch size only."""
-        return Concepts(self.table.expand(tokens.shape[0], -1, -1))
+        if layout.documents is None:
+            return Concepts(self.table.expand(tokens.shape[0], -1, -1))
+        tables = self.table.repeat(layout.lengths.shape[1], 1)
+        sizes = self.table.shape[0] * first_or(layout.lengths > 0)
+        slots = torch.arange(tables.shape[0], device=tokens.device).unsqueeze(0)
+        mask = slots < sizes.sum(dim=1, keepdim=True)
+        return Concepts(tables.expand(tokens.shape[0], -1, -1), mask, None, segment_of(slots, sizes))
 
 
 class AnchoredConcepts(nn.Module):
@@ -55,6 +68,7 @@ class AnchoredConcepts(nn.Module):
 
     A document of N tokens has C = clamp(ceil(N / concept_ratio), min_concepts, max_concepts) spans. Concept i covers
     the places [i N / C, (i + 1) N / C) and sits at their centre. Free concepts sit at 0, where RoPE is the identity.
+    The concepts of a row of several documents lie end to end.
     """
 
     def __init__(self, config: PreTrainedConfig):
@@ -70,42 +84,58 @@ class AnchoredConcepts(nn.Module):
             tokens: `[batch, V, token_hidden_size]`, zeros in unused slots.
             layout: of these tokens.
         """
-        batch, free = tokens.shape[0], self.free.shape[0]
-        lengths = layout.positions.shape[1] if layout.lengths is None else layout.lengths
-        capacity, counts = self._count(layout.positions.shape[1]), self._count(lengths)
-        centres = (torch.arange(capacity, device=tokens.device) + 0.5) * (lengths / counts) - 0.5
-        positions = nn.functional.pad(centres.view(-1, capacity), (free, 0))
-        states = self.shared + self.projection(self._span_means(tokens, layout, lengths, counts, capacity))
-        states = torch.cat([self.free.expand(batch, -1, -1), states.to(self.free.dtype)], dim=1)
-        if layout.lengths is None:
-            return Concepts(states, None, positions)
-        mask = torch.arange(free + capacity, device=tokens.device) < counts + free
-        return Concepts(states, mask, positions * mask)
+        free, length = self.free.shape[0], layout.positions.shape[1]
+        lengths = layout.positions.new_full((1, 1), length) if layout.lengths is None else layout.lengths
+        counts = self._count(lengths)
+        sizes = (counts + free) * first_or(lengths > 0)
+        slots = torch.arange(self._capacity(length, lengths.shape[1]), device=tokens.device).unsqueeze(0)
+        documents = segment_of(slots, sizes)
+        rank = slots - (sizes.cumsum(dim=1) - sizes).gather(1, documents)
+        mask = rank < sizes.gather(1, documents)
+        centres = (rank - free + 0.5) * (lengths / counts).gather(1, documents) - 0.5
+        # A free slot is no span, so nothing is added to its own vector; all others share the one behind those.
+        vectors = nn.functional.embedding(rank.clamp(max=free), torch.cat([self.free, self.shared]))
+        states = vectors + self.projection(self._span_means(tokens, layout, lengths, counts, sizes, slots.shape[1]))
+        return Concepts(
+            states.to(vectors.dtype),
+            None if layout.lengths is None else mask,
+            centres * (mask & (rank >= free)),
+            None if layout.documents is None else documents,
+        )
 
-    def _count(self, lengths: int | torch.Tensor) -> int | torch.Tensor:
+    def _count(self, lengths: torch.Tensor) -> torch.Tensor:
         """Spans of documents of so many tokens."""
-        low, high = self.config.min_concepts, self.config.max_concepts
         spans = -(-lengths // self.config.concept_ratio)
-        return spans.clamp(low, high) if isinstance(spans, torch.Tensor) else min(max(spans, low), high)
+        return spans.clamp(self.config.min_concepts, self.config.max_concepts)
+
+    def _capacity(self, length: int, documents: int) -> int:
+        """The most concepts that so many documents in a row of `length` tokens can have."""
+        low, high = self.config.min_concepts, self.config.max_concepts
+        spans = max(-(-length // self.config.concept_ratio), low) + (documents - 1) * low
+        return min(spans, documents * high) + documents * self.free.shape[0]
 
     def _span_means(
         self,
         tokens: torch.Tensor,
         layout: TokenLayout,
-        lengths: int | torch.Tensor,
-        counts: int | torch.Tensor,
+        lengths: torch.Tensor,
+        counts: torch.Tensor,
+        sizes: torch.Tensor,
         capacity: int,
     ) -> torch.Tensor:
         """Means of the visible tokens of every span `[batch, capacity, token_hidden_size]`, 0 for an empty one."""
-        places = layout.to_slots(layout.positions)
-        empty_safe = lengths.clamp(min=1) if isinstance(lengths, torch.Tensor) else lengths
-        span = (places * counts // empty_safe).clamp(max=capacity - 1).expand(tokens.shape[:2]).unsqueeze(-1)
+        places, documents = layout.to_slots(layout.positions), layout.slot_documents
+        first = sizes.cumsum(dim=1) - sizes + self.free.shape[0]
+        if documents is not None:
+            lengths, counts, first = (values.gather(1, documents) for values in (lengths, counts, first))
+        span = first + (places * counts // lengths.clamp(min=1))
+        span = span.clamp(max=capacity - 1).expand(tokens.shape[:2]).unsqueeze(-1)
         used = torch.ones_like(span) if layout.mask is None else layout.mask.unsqueeze(-1)
         # Sums of many tokens need float32 where the states have less.
         exact = (tokens * used).to(torch.promote_types(tokens.dtype, torch.float32))
         sums = exact.new_zeros(tokens.shape[0], capacity, tokens.shape[2]).scatter_add(1, span.expand_as(exact), exact)
-        sizes = exact.new_zeros(tokens.shape[0], capacity, 1).scatter_add(1, span, used.to(exact.dtype))
-        return (sums / sizes.clamp(min=1)).to(tokens.dtype)
+        members = exact.new_zeros(tokens.shape[0], capacity, 1).scatter_add(1, span, used.to(exact.dtype))
+        return (sums / members.clamp(min=1)).to(tokens.dtype)
 
 
 CONCEPT_SOURCES: dict[str, type[nn.Module]] = {"learned": LearnedConcepts, "anchored": AnchoredConcepts}

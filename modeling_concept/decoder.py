@@ -21,7 +21,7 @@ from torch import nn
 from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 
-from .attention import ConceptBlock, LocalWindows, Rotation, cross_windows, take
+from .attention import ConceptBlock, LocalWindows, Rotation, cross_windows, document_mask, take
 from .concepts import Concepts
 from .tokens import TokenLayout
 
@@ -36,19 +36,19 @@ def decoder_windows(layout: TokenLayout, wanted: torch.Tensor | None, window: in
         window: visible tokens, half of them on each side.
         batch: rows of the batch.
     """
-    length = layout.positions.shape[1]
-    if layout.index is None:
-        rank = torch.arange(length, device=layout.positions.device).expand(batch, -1)
-        num_keys = torch.full_like(rank[:, :1], length)
-        slots = length
-    else:
-        used = torch.ones_like(layout.index, dtype=torch.bool) if layout.mask is None else layout.mask
-        visible = torch.zeros(used.shape[0], length, dtype=torch.long, device=used.device)
-        visible = visible.scatter(1, layout.index, used.long())
-        rank = visible.cumsum(dim=1) - visible
-        num_keys, slots = used.sum(dim=1, keepdim=True), used.shape[1]
+    slots = length = layout.positions.shape[1]
+    visible = torch.ones(batch, length, dtype=torch.long, device=layout.positions.device)
+    if layout.index is not None:
+        used = torch.ones_like(layout.index) if layout.mask is None else layout.mask.long()
+        visible, slots = torch.zeros_like(visible).scatter(1, layout.index, used), used.shape[1]
+    documents, num_documents = torch.zeros_like(visible), 1
+    if layout.documents is not None:
+        documents, num_documents = layout.documents, layout.lengths.shape[1]
+    counts = visible.new_zeros(batch, num_documents).scatter_add(1, documents, visible)
+    end = counts.cumsum(dim=1)
+    first, end = (end - counts).gather(1, documents), end.gather(1, documents)
     query_slots = None if wanted is None else torch.where(wanted < 0, length, wanted)
-    return cross_windows(rank, num_keys, slots, window, query_slots)
+    return cross_windows(visible.cumsum(dim=1) - visible, first, end, slots, window, query_slots)
 
 
 class ConceptDecoder(nn.Module):
@@ -105,9 +105,10 @@ class ConceptDecoder(nn.Module):
             Decoded states `[batch, K | N, hidden_size]`.
         """
         batch = concepts.states.shape[0]
-        places = layout.positions.expand(batch, -1)
+        places, documents = layout.positions.expand(batch, -1), layout.documents
         if wanted is not None:
             places = take(places, wanted.clamp(min=0))
+            documents = None if documents is None else take(documents, wanted.clamp(min=0))
         states = self.query.expand(batch, places.shape[1], -1)
         if self.position_embeddings is not None:
             states = states + self.position_embeddings(places)
@@ -119,7 +120,7 @@ class ConceptDecoder(nn.Module):
             residual = states if token_residual else residual
         query_rotation = rotate(states, places)
         concept_reads = {
-            "attention_mask": None if concepts.mask is None else concepts.mask[:, None, None],
+            "attention_mask": document_mask(concepts.mask, documents, concepts.documents),
             "query_rotation": query_rotation,
             "key_rotation": rotate(states, concepts.positions),
         }

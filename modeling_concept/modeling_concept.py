@@ -27,7 +27,15 @@ from transformers.utils import ModelOutput, TransformersKwargs, auto_docstring
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
-from .attention import ConceptAttention, ConceptBlock, ConceptMLP, ConceptRotaryEmbedding, Rotation, self_windows
+from .attention import (
+    ConceptAttention,
+    ConceptBlock,
+    ConceptMLP,
+    ConceptRotaryEmbedding,
+    Rotation,
+    document_mask,
+    self_windows,
+)
 from .concepts import (
     CONCEPT_SOURCES,
     AnchoredConcepts,
@@ -38,7 +46,7 @@ from .concepts import (
     write_layer,
 )
 from .decoder import ConceptDecoder, ConceptPredictionHead
-from .tokens import ConceptTokenEmbedding, TokenLayout, arrange_tokens, document_positions, token_layer
+from .tokens import ConceptTokenEmbedding, TokenLayout, arrange_tokens, place_tokens, token_layer
 
 try:  # a checkpoint folder or Hub repository: all code files side by side
     from .configuration_concept import ConceptEncoderConfig
@@ -61,6 +69,8 @@ class ConceptEncoderOutput(ModelOutput):
         Concepts in use; a short document in a long batch uses fewer.
     concept_positions (`torch.FloatTensor` of shape `(batch_size, num_concepts)`, *optional*):
         Where each concept sits in its document, in tokens; 0 for free concepts. `None` with a learned table.
+    concept_documents (`torch.LongTensor` of shape `(batch_size, num_concepts)`, *optional*):
+        Which document of its row each concept belongs to. Given with `document_lengths`, for rows of several.
     token_states (`torch.FloatTensor` of shape `(batch_size, num_visible, token_hidden_size)`, *optional*):
         States of the visible tokens, moved to the front of their rows. Given if `output_token_states=True`.
     token_index (`torch.LongTensor` of shape `(batch_size, num_visible)`, *optional*):
@@ -72,6 +82,7 @@ class ConceptEncoderOutput(ModelOutput):
     last_hidden_state: torch.FloatTensor | None = None
     concept_mask: torch.LongTensor | None = None
     concept_positions: torch.FloatTensor | None = None
+    concept_documents: torch.LongTensor | None = None
     token_states: torch.FloatTensor | None = None
     token_index: torch.LongTensor | None = None
     token_mask: torch.BoolTensor | None = None
@@ -127,6 +138,7 @@ class ConceptEncoderPreTrainedModel(PreTrainedModel):
         inputs_embeds: torch.Tensor | None,
         attention_mask: torch.Tensor | None,
         wanted: torch.Tensor | None = None,
+        document_lengths: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> torch.Tensor:
         """
@@ -140,11 +152,13 @@ class ConceptEncoderPreTrainedModel(PreTrainedModel):
             Decoded states `[batch, K | N, hidden_size]`.
         """
         given = input_ids if inputs_embeds is None else inputs_embeds
-        positions = document_positions(given.shape[:2], attention_mask, given.device)
-        layout = TokenLayout(positions, None, outputs.token_index, outputs.token_mask)
+        layout, in_use = place_tokens(given.shape[:2], attention_mask, document_lengths, given.device)
+        layout = layout._replace(index=outputs.token_index, mask=outputs.token_mask)
         # Without padding every concept is in use, and attention without a mask is faster.
-        concept_mask = None if attention_mask is None else outputs.concept_mask.bool()
-        concepts = Concepts(outputs.last_hidden_state, concept_mask, outputs.concept_positions)
+        concept_mask = None if in_use is None else outputs.concept_mask.bool()
+        concepts = Concepts(
+            outputs.last_hidden_state, concept_mask, outputs.concept_positions, outputs.concept_documents
+        )
         words = inputs_embeds
         # CODEPATH: only `perceiver_v1` puts the word embedding into the query.
         if inputs_embeds is None and self.config.decoder_query == "token+position":
@@ -198,6 +212,7 @@ class ConceptEncoder(ConceptEncoderPreTrainedModel):
         token_type_ids: torch.LongTensor | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
         masked_positions: torch.LongTensor | None = None,
+        document_lengths: torch.LongTensor | None = None,
         output_token_states: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> ConceptEncoderOutput:
@@ -207,17 +222,23 @@ class ConceptEncoder(ConceptEncoderPreTrainedModel):
             fixes the number of visible tokens at `sequence_length - num_masked`, so that shapes are static: no row may
             have more of them, and without an `attention_mask` every row has exactly so many. With `inputs_embeds`,
             where mask tokens cannot be seen, it also says which ones are dropped.
+        document_lengths (`torch.LongTensor` of shape `(batch_size, num_documents)`, *optional*):
+            For rows that hold several documents end to end: their lengths in tokens, 0 behind the last document of a
+            row, which padding follows. Each document is encoded as if it stood alone, and must have a token that is
+            not masked. Takes the place of `attention_mask`. Concepts lie end to end in the order of the documents.
         output_token_states (`bool`, *optional*, defaults to `False`):
             Whether to return the states of the visible tokens.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("You must specify exactly one of input_ids or inputs_embeds")
         given = input_ids if inputs_embeds is None else inputs_embeds
-        self._check_inputs(given.shape[:2], attention_mask)
-        dropped = self._dropped_tokens(input_ids, given.shape[:2], masked_positions)
+        shape = given.shape[:2]
+        self._check_inputs(shape, attention_mask, document_lengths)
+        dropped = self._dropped_tokens(input_ids, shape, masked_positions)
         drops = dropped is not None and masked_positions is not None
-        num_slots = given.shape[1] - (masked_positions.shape[1] if drops else 0)
-        layout = arrange_tokens(given.shape[:2], attention_mask, dropped, num_slots, given.device)
+        num_slots = shape[1] - (masked_positions.shape[1] if drops else 0)
+        layout, in_use = place_tokens(shape, attention_mask, document_lengths, given.device)
+        layout = arrange_tokens(layout, in_use, dropped, shape, num_slots)
         if token_type_ids is None:
             token_type_ids = torch.zeros_like(layout.positions)
         visible = layout.to_slots(given)
@@ -225,17 +246,26 @@ class ConceptEncoder(ConceptEncoderPreTrainedModel):
         positions = layout.to_slots(layout.positions)
         tokens = self.embeddings(words, layout.to_slots(token_type_ids), positions, layout.mask)
         concepts, tokens = self._exchange(tokens, positions, layout, **kwargs)
-        in_use = concepts.states.new_ones(concepts.states.shape[:2], dtype=torch.bool)
+        shape, all_used = concepts.states.shape[:2], concepts.states.new_ones(1, 1, dtype=torch.bool)
         return ConceptEncoderOutput(
             last_hidden_state=concepts.states,
-            concept_mask=(in_use if concepts.mask is None else concepts.mask).long(),
-            concept_positions=None if concepts.positions is None else concepts.positions.expand(in_use.shape),
+            concept_mask=(all_used if concepts.mask is None else concepts.mask).expand(shape).long(),
+            concept_positions=None if concepts.positions is None else concepts.positions.expand(shape),
+            concept_documents=None if concepts.documents is None else concepts.documents.expand(shape),
             token_states=tokens if output_token_states else None,
             token_index=layout.index if output_token_states else None,
             token_mask=layout.mask if output_token_states else None,
         )
 
-    def _check_inputs(self, shape: torch.Size, attention_mask: torch.Tensor | None) -> None:
+    def _check_inputs(
+        self, shape: torch.Size, attention_mask: torch.Tensor | None, document_lengths: torch.Tensor | None
+    ) -> None:
+        if document_lengths is not None and attention_mask is not None:
+            raise ValueError("You cannot specify both attention_mask and document_lengths")
+        if document_lengths is not None and (document_lengths.dim() != 2 or len(document_lengths) != shape[0]):
+            raise ValueError(
+                f"document_lengths of shape {tuple(document_lengths.shape)} does not fit inputs {tuple(shape)}."
+            )
         if attention_mask is not None and attention_mask.shape != shape:
             raise ValueError(
                 f"attention_mask of shape {tuple(attention_mask.shape)} does not fit inputs {tuple(shape)}."
@@ -265,20 +295,23 @@ class ConceptEncoder(ConceptEncoderPreTrainedModel):
         self, tokens: torch.Tensor, positions: torch.Tensor, layout: TokenLayout, **kwargs: Any
     ) -> tuple[Concepts, torch.Tensor]:
         """Token layers, then stages of a read, concept layers and write-back. Returns concepts and token states."""
+        documents = layout.slot_documents
         token_rotation = self.rotate(tokens, positions)
         mixing: dict[str, Any] = {"query_rotation": token_rotation, "key_rotation": token_rotation}
         if len(self.token_blocks) + len(self.interleaved_blocks) > 0:
             visible = tokens.new_ones(tokens.shape[:2], dtype=torch.bool) if layout.mask is None else layout.mask
-            mixing["windows"] = self_windows(visible, self.config.local_attention)
+            mixing["windows"] = self_windows(visible, self.config.local_attention, documents)
         for layer in self.token_blocks:
             tokens = layer(tokens, **mixing, **kwargs)
         concepts = self.concepts(tokens, layout)
         rotation = self.rotate(tokens, concepts.positions)
         token_mask = None if layout.mask is None else self._readable(layout.mask)
-        concept_mask = None if concepts.mask is None else concepts.mask[:, None, None]
-        reading = {"attention_mask": token_mask, "query_rotation": rotation, "key_rotation": token_rotation}
-        thinking = {"attention_mask": concept_mask, "query_rotation": rotation, "key_rotation": rotation}
-        writing = {"attention_mask": concept_mask, "query_rotation": token_rotation, "key_rotation": rotation}
+        read_mask = document_mask(token_mask, concepts.documents, documents)
+        think_mask = document_mask(concepts.mask, concepts.documents, concepts.documents)
+        write_mask = document_mask(concepts.mask, documents, concepts.documents)
+        reading = {"attention_mask": read_mask, "query_rotation": rotation, "key_rotation": token_rotation}
+        thinking = {"attention_mask": think_mask, "query_rotation": rotation, "key_rotation": rotation}
+        writing = {"attention_mask": write_mask, "query_rotation": token_rotation, "key_rotation": rotation}
         states = concepts.states
         for read, layers, writes, token_layers in self._stages():
             states = read(states, tokens, **reading, **kwargs)
@@ -305,9 +338,8 @@ class ConceptEncoder(ConceptEncoderPreTrainedModel):
 
     @staticmethod
     def _readable(mask: torch.Tensor) -> torch.Tensor:
-        """`[batch, 1, 1, V]`: the slots in use, and the first one always, so that no softmax is empty."""
-        first = torch.arange(mask.shape[1], device=mask.device) == 0
-        return (mask | first)[:, None, None]
+        """`[batch, V]`: the slots in use, and the first one always, so that no softmax is empty."""
+        return mask | (torch.arange(mask.shape[1], device=mask.device) == 0)
 
 
 @auto_docstring(
@@ -344,6 +376,7 @@ class ConceptEncoderForMaskedLM(ConceptEncoderPreTrainedModel):
         token_type_ids: torch.LongTensor | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
         masked_positions: torch.LongTensor | None = None,
+        document_lengths: torch.LongTensor | None = None,
         labels: torch.LongTensor | None = None,
         return_logits: bool = False,
         **kwargs: Unpack[TransformersKwargs],
@@ -352,6 +385,9 @@ class ConceptEncoderForMaskedLM(ConceptEncoderPreTrainedModel):
         masked_positions (`torch.LongTensor` of shape `(batch_size, num_masked)`, *optional*):
             The positions that hold the mask token, -1 filling rows that have fewer. They alone are decoded. See
             [`ConceptEncoder.forward`] for what it promises about the visible tokens.
+        document_lengths (`torch.LongTensor` of shape `(batch_size, num_documents)`, *optional*):
+            For rows that hold several documents end to end: their lengths in tokens, 0 behind the last one. See
+            [`ConceptEncoder.forward`].
         labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
             The tokens to be found, -100 where there is none. The loss is their mean negative log-likelihood in nats,
             or its sum divided by `num_items_in_batch` where that is given.
@@ -365,6 +401,7 @@ class ConceptEncoderForMaskedLM(ConceptEncoderPreTrainedModel):
             token_type_ids,
             inputs_embeds,
             masked_positions,
+            document_lengths,
             output_token_states=True,
             **kwargs,
         )
@@ -373,7 +410,14 @@ class ConceptEncoderForMaskedLM(ConceptEncoderPreTrainedModel):
             wanted = labelled_positions(labels)
         residual = self.config.decoder_token_residual
         states = self._decode(
-            outputs, input_ids, inputs_embeds, attention_mask, wanted, token_residual=residual, **kwargs
+            outputs,
+            input_ids,
+            inputs_embeds,
+            attention_mask,
+            wanted,
+            document_lengths,
+            token_residual=residual,
+            **kwargs,
         )
         logits = self.lm_head(self.head(states))
         loss = None

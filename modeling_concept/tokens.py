@@ -29,15 +29,24 @@ class TokenLayout(NamedTuple):
 
     Attributes:
         positions: int64 `[batch | 1, N]`, place of every input token in its document, padding and holes not counted.
-        lengths: int64 `[batch, 1]`, tokens of each document, mask tokens included; `None` if all have N.
+        lengths: int64 `[batch, D]`, tokens of the documents of each row, mask tokens included, 0 behind the last one;
+            `None` if every row is one document of N.
+        documents: int64 `[batch, N]`, the document of every input token, that of padding the last one; `None` if
+            every row is one document.
         index: int64 `[batch, V]`, the input token in every slot; `None` if slots are input tokens.
         mask: bool `[batch, V]`, slots in use; `None` if all are.
     """
 
     positions: torch.Tensor
     lengths: torch.Tensor | None = None
+    documents: torch.Tensor | None = None
     index: torch.Tensor | None = None
     mask: torch.Tensor | None = None
+
+    @property
+    def slot_documents(self) -> torch.Tensor | None:
+        """Int64 `[batch, V]`, the document of every slot; `None` if every row is one document."""
+        return None if self.documents is None else self.to_slots(self.documents)
 
     def to_slots(self, values: torch.Tensor) -> torch.Tensor:
         """Take `[batch | 1, N, ...]` to slots `[batch, V, ...]`."""
@@ -46,39 +55,69 @@ class TokenLayout(NamedTuple):
         return take(values.expand(self.index.shape[0], *values.shape[1:]), self.index)
 
 
-def document_positions(shape: torch.Size, attention_mask: torch.Tensor | None, device: torch.device) -> torch.Tensor:
-    """Places of tokens in their documents, int64 `[batch | 1, N]`; 0 for padding in front."""
+def segment_of(places: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """
+    In which of the segments laid end to end in a row each place lies; behind the last one, in the last.
+
+    int64 `[batch | 1, places]` in segments of `lengths` `[batch, D]`, 0 behind the last one: int64 `[batch, places]`.
+    """
+    ends = lengths.cumsum(dim=1)
+    segment = torch.searchsorted(ends, places.expand(lengths.shape[0], -1).contiguous(), right=True)
+    last = (lengths > 0).sum(dim=1, keepdim=True) - 1
+    return torch.minimum(segment, last.clamp(min=0))
+
+
+def place_tokens(
+    shape: torch.Size,
+    attention_mask: torch.Tensor | None,
+    document_lengths: torch.Tensor | None,
+    device: torch.device,
+) -> tuple[TokenLayout, torch.Tensor | None]:
+    """
+    Documents of a batch of `shape` `[batch, N]` and the places of tokens in them.
+
+    Args:
+        attention_mask: `[batch, N]`, 0 for padding or holes; rows are one document each.
+        document_lengths: int64 `[batch, D]`, for rows of several documents; padding follows the last one.
+
+    Returns:
+        A layout whose slots are the input tokens, and bool `[batch, N]`, tokens that are no padding (`None` if none
+        is).
+    """
+    places = torch.arange(shape[1], device=device).unsqueeze(0)
+    if document_lengths is not None:
+        in_use = places < document_lengths.sum(dim=1, keepdim=True)
+        if document_lengths.shape[1] == 1:
+            return TokenLayout(places, document_lengths), in_use
+        documents = segment_of(places, document_lengths)
+        starts = document_lengths.cumsum(dim=1) - document_lengths
+        return TokenLayout(places - starts.gather(1, documents), document_lengths, documents), in_use
     if attention_mask is None:
-        return torch.arange(shape[1], device=device).unsqueeze(0)
-    return (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)
+        return TokenLayout(places), None
+    positions = (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)
+    return TokenLayout(positions, attention_mask.long().sum(dim=1, keepdim=True)), attention_mask.bool()
 
 
 def arrange_tokens(
-    shape: torch.Size,
-    attention_mask: torch.Tensor | None,
-    dropped: torch.Tensor | None,
-    num_slots: int,
-    device: torch.device,
+    layout: TokenLayout, in_use: torch.Tensor | None, dropped: torch.Tensor | None, shape: torch.Size, num_slots: int
 ) -> TokenLayout:
     """
-    Lay out the visible tokens of a batch of `shape` `[batch, N]`.
+    Move the visible tokens of a batch of `shape` `[batch, N]` to the front of their rows.
 
     Args:
-        attention_mask: `[batch, N]`, 0 for padding or holes; `None` if every token counts.
+        layout, in_use: from `place_tokens`.
         dropped: bool `[batch, N]`, tokens that keep their place in the document and are not seen; `None` if there
             are none.
-        num_slots: V. Less than N is exact only if no row has more visible tokens; with `attention_mask` at `None`,
-            every row has to have exactly so many.
+        num_slots: V. Less than N is exact only if no row has more visible tokens; with `in_use` at `None`, every row
+            has to have exactly so many.
     """
-    positions = document_positions(shape, attention_mask, device)
-    if attention_mask is None and dropped is None:
-        return TokenLayout(positions)
-    lengths = None if attention_mask is None else attention_mask.long().sum(dim=1, keepdim=True)
-    visible = torch.ones(shape, dtype=torch.bool, device=device) if attention_mask is None else attention_mask.bool()
+    if in_use is None and dropped is None:
+        return layout
+    visible = torch.ones(shape, dtype=torch.bool, device=layout.positions.device) if in_use is None else in_use
     visible = visible if dropped is None else visible & ~dropped
     index = visible.logical_not().to(torch.uint8).argsort(dim=1, stable=True)[:, :num_slots]
-    exact = attention_mask is None and num_slots < shape[1]
-    return TokenLayout(positions, lengths, index, None if exact else visible.gather(1, index))
+    exact = in_use is None and num_slots < shape[1]
+    return layout._replace(index=index, mask=None if exact else visible.gather(1, index))
 
 
 class ConceptTokenEmbedding(nn.Module):

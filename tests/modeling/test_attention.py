@@ -47,7 +47,7 @@ def test_windowed_reads_equal_masked_attention(window):
     steps = torch.randint(0, 2, (3, 29), generator=torch.Generator().manual_seed(0))
     rank = torch.minimum(steps.cumsum(dim=1), num_keys)
     queries = torch.randn(3, 29, 32, dtype=torch.float64)
-    blocked, _ = module(queries, keys, windows=cross_windows(rank, num_keys, 13, window))
+    blocked, _ = module(queries, keys, windows=cross_windows(rank, torch.zeros_like(num_keys), num_keys, 13, window))
     rank = torch.minimum(rank, (num_keys - 1).clamp(min=0))
     key_rank = torch.arange(13)
     band = ((rank[..., None] - key_rank).abs() <= window // 2) & (key_rank < num_keys.clamp(min=1)[..., None])
@@ -57,7 +57,7 @@ def test_windowed_reads_equal_masked_attention(window):
     sparse, _ = module(
         queries.gather(1, wanted.clamp(max=28)[..., None].expand(-1, -1, 32)),
         keys,
-        windows=cross_windows(rank, num_keys, 13, window, wanted),
+        windows=cross_windows(rank, torch.zeros_like(num_keys), num_keys, 13, window, wanted),
     )
     for row, slot in ((0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (2, 0)):
         torch.testing.assert_close(sparse[row, slot], dense[row, wanted[row, slot]], atol=1e-10, rtol=0)
