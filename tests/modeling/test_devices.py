@@ -25,6 +25,12 @@ def padded_batch() -> dict[str, torch.Tensor]:
     return batch
 
 
+def packed_batch() -> dict[str, torch.Tensor]:
+    batch = masked_batch()
+    batch["document_lengths"] = torch.tensor([[12, 25, 0], [37, 0, 0], [9, 8, 20]])
+    return batch
+
+
 def loss_and_gradients(model, batch) -> list[torch.Tensor]:
     model.zero_grad()
     loss = model(**batch).loss
@@ -33,7 +39,7 @@ def loss_and_gradients(model, batch) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("backend", ["sdpa", "eager"])
-@pytest.mark.parametrize("make_batch", [masked_batch, padded_batch])
+@pytest.mark.parametrize("make_batch", [masked_batch, padded_batch, packed_batch])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_losses_and_gradients_equal_those_of_the_cpu(variant, make_batch, backend):
     model, batch = tiny_model(ConceptEncoderForMaskedLM, variant, torch.float32), make_batch()
@@ -52,20 +58,22 @@ def test_bfloat16_is_near_float32(variant):
         torch.testing.assert_close(model.float()(**batch).loss.float(), exact, atol=0.1, rtol=0.05)
 
 
+@pytest.mark.parametrize("make_batch", [masked_batch, packed_batch])
 @pytest.mark.parametrize("variant", ["hybrid", "bottleneck", "perceiver_v1"])
-def test_compiled_equals_eager(variant):
+def test_compiled_equals_eager(variant, make_batch):
     model = tiny_model(ConceptEncoderForMaskedLM, variant, torch.float32).to(DEVICE).train()
-    batch = on_device(masked_batch())
+    batch = on_device(make_batch())
     compiled = torch.compile(model, fullgraph=True, dynamic=False)
     expected = loss_and_gradients(model, batch)
     torch.testing.assert_close(loss_and_gradients(compiled, batch), expected, atol=2e-3, rtol=1e-2)
 
 
-def test_a_step_never_waits_for_the_device():
+@pytest.mark.parametrize("make_batch", [masked_batch, packed_batch])
+def test_a_step_never_waits_for_the_device(make_batch):
     """With `masked_positions` neither forward nor backward reads a value back to the host."""
     if DEVICE.type != "cuda":
         pytest.skip("only CUDA can tell")
-    model, batch = tiny_model(ConceptEncoderForMaskedLM, dtype=torch.float32).to(DEVICE), on_device(masked_batch())
+    model, batch = tiny_model(ConceptEncoderForMaskedLM, dtype=torch.float32).to(DEVICE), on_device(make_batch())
     model(**batch).loss.backward()
     torch.cuda.set_sync_debug_mode("error")
     try:
