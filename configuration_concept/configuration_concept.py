@@ -38,8 +38,10 @@ CODE_FILES = {
 
 CHOICES = {
     "position_embedding": ("rope", "learned"),
-    "token_mixer": ("none", "local"),
+    "token_mixer": ("none", "local", "shifted", "conv"),
     "concept_init": ("anchored", "learned"),
+    "concept_positions": ("none", "rope", "cope", "sinusoidal", "learned"),
+    "read_attention": ("softmax", "slot"),
     "decoder_query": ("position", "token+position"),
     "decoder_tokens": ("none", "window"),
     "masked_tokens": ("drop", "mask"),
@@ -49,7 +51,7 @@ POSITIVE = (
     *("hidden_size", "token_hidden_size", "embedding_size", "intermediate_size", "token_intermediate_size"),
     *("vocab_size", "type_vocab_size", "max_position_embeddings"),
     *("num_hidden_layers", "num_attention_heads", "read_every", "num_decoder_layers"),
-    *("num_concepts", "concept_ratio", "min_concepts"),
+    *("num_concepts", "concept_ratio", "min_concepts", "conv_kernel_size", "cope_distances", "num_iterations"),
 )
 
 # Everything that a preset leaves out follows from `hidden_size` and `num_hidden_layers`, the size dial.
@@ -123,16 +125,28 @@ class ConceptEncoderConfig(PreTrainedConfig):
     token_intermediate_size (`int`, *optional*):
         Width of the gated MLP in token layers. Defaults to twice `token_hidden_size`.
     token_mixer (`str`, *optional*, defaults to `"local"`):
-        How tokens see their neighbours: `"local"` (layers of windowed self-attention) or `"none"` (no token layers).
+        How tokens see their neighbours: `"local"` (layers of windowed self-attention), `"shifted"` (self-attention in
+        blocks, shifted by half a block in every other layer), `"conv"` (depthwise convolution) or `"none"` (no token
+        layers).
     num_token_layers (`int`, *optional*, defaults to 2):
         Token layers before the first read.
     num_interleaved_token_layers (`int`, *optional*, defaults to 1):
         Token layers at the end of every stage of the core (a stage is one read and `read_every` concept layers).
     local_attention (`int`, *optional*, defaults to 128):
-        Window of local attention in tokens: a token sees `local_attention // 2` visible neighbours on each side.
+        Window of local attention in tokens: a token sees `local_attention // 2` visible neighbours on each side. The
+        width of a block with `token_mixer="shifted"`.
+    conv_kernel_size (`int`, *optional*, defaults to 7):
+        Width of the convolution in tokens, odd. Only with `token_mixer="conv"`.
     concept_init (`str`, *optional*, defaults to `"anchored"`):
         `"anchored"`: concept `i` starts as the mean of its span of tokens plus a shared vector and sits at the span's
         centre. `"learned"`: a table of `num_concepts` vectors without positions.
+    concept_positions (`str`, *optional*):
+        What concepts know of their places: `"rope"` (rotary positions in reads, concept layers and decoder), `"cope"`
+        (the same, but concept layers count positions by content, arXiv 2405.18719), `"sinusoidal"` or `"learned"`
+        (added at the start, no rotation) or `"none"`. Defaults to `"rope"` for anchored concepts in a model with
+        rotary positions, to `"none"` else.
+    cope_distances (`int`, *optional*, defaults to 64):
+        Distances in either direction that have a vector of their own. Only with `concept_positions="cope"`.
     concept_ratio (`int`, *optional*, defaults to 4):
         Tokens per anchored concept, N / C.
     min_concepts (`int`, *optional*, defaults to 4):
@@ -143,6 +157,17 @@ class ConceptEncoderConfig(PreTrainedConfig):
         Free learned concepts put before the anchored ones.
     read_every (`int`, *optional*, defaults to 2):
         Concept layers per read of the tokens. Must divide `num_hidden_layers`.
+    read_attention (`str`, *optional*, defaults to `"softmax"`):
+        How concepts read tokens: `"softmax"` (attention) or `"slot"` (concepts compete for tokens, arXiv 2006.15055).
+    share_reads (`bool`, *optional*, defaults to `False`):
+        Whether all reads have the same weights.
+    num_iterations (`int`, *optional*, defaults to 1):
+        How often the core runs, with the same weights: its input is put in again each time, with a learned vector for
+        the iteration (arXiv 2502.05171).
+    sample_iterations (`bool`, *optional*, defaults to `False`):
+        Whether training draws the number of iterations from 1 to `num_iterations`.
+    tracked_iterations (`int`, *optional*):
+        The last so many iterations carry gradients. Defaults to all.
     write_back (`bool`, *optional*, defaults to `True`):
         Whether tokens read the concepts at the end of every stage (BiXT, arXiv 2402.12138); zero at initialisation.
     qk_norm (`bool`, *optional*, defaults to `True`):
@@ -204,18 +229,26 @@ class ConceptEncoderConfig(PreTrainedConfig):
     num_token_layers: int = 2
     num_interleaved_token_layers: int = 1
     local_attention: int = 128
+    conv_kernel_size: int = 7
 
     hidden_size: int = 512
     intermediate_size: int | None = None
     num_hidden_layers: int = 10
     num_attention_heads: int = 8
     concept_init: str = "anchored"
+    concept_positions: str | None = None
+    cope_distances: int = 64
     num_concepts: int = 128
     concept_ratio: int = 4
     min_concepts: int = 4
     max_concepts: int = 2048
     num_global_concepts: int = 4
     read_every: int = 2
+    read_attention: str = "softmax"
+    share_reads: bool = False
+    num_iterations: int = 1
+    sample_iterations: bool = False
+    tracked_iterations: int | None = None
     write_back: bool = True
     qk_norm: bool = True
 
@@ -241,6 +274,8 @@ class ConceptEncoderConfig(PreTrainedConfig):
         self.embedding_size = self.embedding_size or self.token_hidden_size
         self.token_intermediate_size = self.token_intermediate_size or 2 * self.token_hidden_size
         self.intermediate_size = self.intermediate_size or 2 * self.hidden_size
+        rotates = self.position_embedding == "rope" and self.concept_init == "anchored"
+        self.concept_positions = self.concept_positions or ("rope" if rotates else "none")
         self._check()
         super().__post_init__(**kwargs)
 
@@ -332,6 +367,14 @@ class ConceptEncoderConfig(PreTrainedConfig):
                 f"num_attention_heads={self.num_attention_heads} makes heads of odd width; position_embedding='rope' "
                 "needs an even one."
             )
+        if self.concept_positions in ("rope", "cope") and self.position_embedding != "rope":
+            raise ValueError(
+                f"concept_positions={self.concept_positions!r} needs rotary positions, position_embedding='rope'."
+            )
+        if self.conv_kernel_size % 2 == 0:
+            raise ValueError(f"conv_kernel_size={self.conv_kernel_size} must be odd, to have a middle.")
+        if self.tracked_iterations is not None and self.tracked_iterations < 1:
+            raise ValueError(f"tracked_iterations={self.tracked_iterations} must be at least 1.")
         if self.masked_tokens == "drop" and self.mask_token_id is None:
             raise ValueError("masked_tokens='drop' needs a mask_token_id.")
 

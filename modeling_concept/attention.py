@@ -235,13 +235,90 @@ def eager_attention_forward(
     return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
 
 
+def slot_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    Slot attention (arXiv 2006.15055, eq. 1-2): queries compete for each key, then average over the keys they won.
+
+    Shapes as in `eager_attention_forward`. A query that reads no key gets zeros.
+    """
+    logits = torch.matmul(query, key.transpose(2, 3)) * scaling
+    if attention_mask is not None:
+        logits = logits.masked_fill(~attention_mask, torch.finfo(logits.dtype).min)
+    shares = nn.functional.softmax(logits, dim=-2, dtype=torch.promote_types(query.dtype, torch.float32))
+    if attention_mask is not None:
+        shares = shares * attention_mask
+    weights = shares / (shares.sum(dim=-1, keepdim=True) + module.config.norm_eps)
+    weights = nn.functional.dropout(weights.to(query.dtype), p=dropout, training=module.training)
+    return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
+
+
+def contextual_positions(gates: torch.Tensor) -> torch.Tensor:
+    """
+    How many open gates lie between two states: the distances of CoPE (arXiv 2405.18719, eq. 4), in both directions.
+
+    `gates` `[..., length, length]`, how far state `j` counts for query `i`. Entry `[i, j]` of the result is the sum of
+    the gates of query `i` from `j` to `i`, both ends included.
+    """
+    upto = gates.cumsum(dim=-1)
+    own, upto_own = (values.diagonal(dim1=-2, dim2=-1).unsqueeze(-1) for values in (gates, upto))
+    index = torch.arange(gates.shape[-1], device=gates.device)
+    before = index <= index[:, None]
+    return torch.where(before, upto_own - upto + gates, upto - upto_own + own)
+
+
+def contextual_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    Self-attention with contextual position encoding (CoPE, arXiv 2405.18719): a state is found by its content and by
+    how many states that the query counts lie before it. `module.distances` holds the vectors of whole distances, first
+    those to the left; the furthest serves everything beyond. Shapes as in `eager_attention_forward`.
+    """
+    logits = torch.matmul(query, key.transpose(2, 3)) * scaling
+    gates = logits.sigmoid()
+    gates = gates if attention_mask is None else gates * attention_mask
+    furthest = module.distances.shape[1] // 2 - 1
+    distance = contextual_positions(gates).clamp(max=furthest)
+    index = torch.arange(key.shape[2], device=key.device)
+    offset = (furthest + 1) * (index > index[:, None])
+    near = distance.floor()
+    by_distance = torch.matmul(query, module.distances.to(query.dtype))
+    low = by_distance.gather(-1, near.long() + offset)
+    high = by_distance.gather(-1, distance.ceil().long() + offset)
+    logits = logits + torch.lerp(low, high, distance - near)
+    if attention_mask is not None:
+        logits = logits.masked_fill(~attention_mask, torch.finfo(logits.dtype).min)
+    weights = nn.functional.softmax(logits, dim=-1, dtype=torch.promote_types(query.dtype, torch.float32))
+    weights = nn.functional.dropout(weights.to(query.dtype), p=dropout, training=module.training)
+    return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
+
+
 class ConceptAttention(nn.Module):
     """
     Multi-head attention of `width`-wide queries on `key_width`-wide keys, through the library's attention interface.
 
     Queries and keys are layer-normalised per head if `config.qk_norm` (ViT-22B, arXiv 2302.05442). There are no
-    biases, so states of zeros have keys and values of zeros.
+    biases, so states of zeros have keys and values of zeros. `forced_interface` is a way to attend that no backend has
+    and that is used whatever the backend.
     """
+
+    forced_interface: Callable | None = None
 
     def __init__(self, config: PreTrainedConfig, width: int, key_width: int):
         super().__init__()
@@ -290,7 +367,7 @@ class ConceptAttention(nn.Module):
             query = _query_blocks(query, windows)
             key, value = _key_blocks(key, windows), _key_blocks(value, windows)
             attention_mask = windows.mask
-        attention_interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
+        attention_interface: Callable = self.forced_interface or ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
         )
         output, weights = attention_interface(
@@ -307,6 +384,22 @@ class ConceptAttention(nn.Module):
         if windows is not None:
             output = _from_blocks(output, windows, hidden_states.shape[0])
         return self.o_proj(output), weights
+
+
+class SlotAttention(ConceptAttention):
+    """Attention in which queries compete for keys."""
+
+    forced_interface = staticmethod(slot_attention_forward)
+
+
+class ContextualAttention(ConceptAttention):
+    """Self-attention with contextual position encoding, up to `config.cope_distances` in either direction."""
+
+    forced_interface = staticmethod(contextual_attention_forward)
+
+    def __init__(self, config: PreTrainedConfig, width: int, key_width: int):
+        super().__init__(config, width, key_width)
+        self.distances = nn.Parameter(torch.empty(self.head_dim, 2 * config.cope_distances))
 
 
 class ConceptMLP(nn.Module):
@@ -326,18 +419,24 @@ class ConceptMLP(nn.Module):
 
 class ConceptBlock(GradientCheckpointingLayer):
     """
-    The one block: pre-norm attention, then a pre-norm gated MLP if `inner_width` is given.
+    The one block: pre-norm attention, or what `mixer` puts in its place, then a pre-norm gated MLP if `inner_width` is
+    given.
 
     Token layers, concept layers, reads, write-back and decoder differ only in whom they attend to.
     """
 
     def __init__(
-        self, config: PreTrainedConfig, width: int, key_width: int | None = None, inner_width: int | None = None
+        self,
+        config: PreTrainedConfig,
+        width: int,
+        key_width: int | None = None,
+        inner_width: int | None = None,
+        mixer: Callable[[PreTrainedConfig, int, int], nn.Module] = ConceptAttention,
     ):
         super().__init__()
         self.attention_norm = nn.LayerNorm(width, eps=config.norm_eps, bias=False)
         self.key_norm = nn.LayerNorm(key_width, eps=config.norm_eps, bias=False) if key_width else None
-        self.attention = ConceptAttention(config, width, key_width or width)
+        self.attention = mixer(config, width, key_width or width)
         self.mlp_norm = nn.LayerNorm(width, eps=config.norm_eps, bias=False) if inner_width else None
         self.mlp = ConceptMLP(config, width, inner_width) if inner_width else None
         self.dropout = nn.Dropout(config.hidden_dropout)

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig
 
-from .attention import ConceptBlock
+from .attention import ConceptAttention, ConceptBlock, ContextualAttention, SlotAttention
 from .tokens import TokenLayout, segment_of
 
 
@@ -30,12 +30,14 @@ class Concepts(NamedTuple):
         mask: bool `[batch, C]`, concepts in use; `None` if all are.
         positions: `[batch | 1, C]`, their places in the document in tokens; `None` if they have none.
         documents: int64 `[batch | 1, C]`, the document of each; `None` if every row is one document.
+        rank: int64 `[batch | 1, C]`, the number of each in its document.
     """
 
     states: torch.Tensor
     mask: torch.Tensor | None = None
     positions: torch.Tensor | None = None
     documents: torch.Tensor | None = None
+    rank: torch.Tensor | None = None
 
 
 def first_or(used: torch.Tensor) -> torch.Tensor:
@@ -44,7 +46,10 @@ def first_or(used: torch.Tensor) -> torch.Tensor:
 
 
 class LearnedConcepts(nn.Module):
-    """A table of `num_concepts` vectors, the same for every document (Perceiver IO, arXiv 2107.14795)."""
+    """
+    A table of `num_concepts` vectors, the same for every document (Perceiver IO, arXiv 2107.14795). Places, for
+    whoever wants them, are spread evenly over the document.
+    """
 
     def __init__(self, config: PreTrainedConfig):
         super().__init__()
@@ -52,13 +57,17 @@ class LearnedConcepts(nn.Module):
 
     def forward(self, tokens: torch.Tensor, layout: TokenLayout) -> Concepts:
         """Token states `[batch, V, token_hidden_size]` give the batch size only."""
+        batch, size, length = tokens.shape[0], self.table.shape[0], layout.positions.shape[1]
+        lengths = layout.positions.new_full((1, 1), length) if layout.lengths is None else layout.lengths
+        slots = torch.arange(size * lengths.shape[1], device=tokens.device).unsqueeze(0)
+        sizes = size * first_or(lengths > 0)
+        documents, rank = segment_of(slots, sizes), slots % size
+        positions = (rank + 0.5) * lengths.gather(1, documents) / size - 0.5
+        states = self.table.repeat(lengths.shape[1], 1).expand(batch, -1, -1)
         if layout.documents is None:
-            return Concepts(self.table.expand(tokens.shape[0], -1, -1))
-        tables = self.table.repeat(layout.lengths.shape[1], 1)
-        sizes = self.table.shape[0] * first_or(layout.lengths > 0)
-        slots = torch.arange(tables.shape[0], device=tokens.device).unsqueeze(0)
+            return Concepts(states, None, positions, None, rank)
         mask = slots < sizes.sum(dim=1, keepdim=True)
-        return Concepts(tables.expand(tokens.shape[0], -1, -1), mask, None, segment_of(slots, sizes))
+        return Concepts(states, mask, positions * mask, documents, rank)
 
 
 class AnchoredConcepts(nn.Module):
@@ -101,6 +110,7 @@ class AnchoredConcepts(nn.Module):
             None if layout.lengths is None else mask,
             centres * (mask & (rank >= free)),
             None if layout.documents is None else documents,
+            rank,
         )
 
     def _count(self, lengths: torch.Tensor) -> torch.Tensor:
@@ -141,14 +151,76 @@ class AnchoredConcepts(nn.Module):
 CONCEPT_SOURCES: dict[str, type[nn.Module]] = {"learned": LearnedConcepts, "anchored": AnchoredConcepts}
 
 
+class RelativePlaces(nn.Module):
+    """Concepts keep their places, which attention turns into rotations."""
+
+    def __init__(self, config: PreTrainedConfig):
+        super().__init__()
+
+    def forward(self, concepts: Concepts) -> Concepts:
+        return concepts
+
+
+class NoPlaces(nn.Module):
+    """Concepts lose their places."""
+
+    def __init__(self, config: PreTrainedConfig):
+        super().__init__()
+
+    def forward(self, concepts: Concepts) -> Concepts:
+        return concepts._replace(positions=None)
+
+
+class SinusoidalPlaces(nn.Module):
+    """A sinusoid of its place (arXiv 1706.03762, section 3.5), in tokens, is added to each concept."""
+
+    def __init__(self, config: PreTrainedConfig):
+        super().__init__()
+        self.theta = config.default_theta
+
+    def forward(self, concepts: Concepts) -> Concepts:
+        width = concepts.states.shape[-1]
+        exponent = torch.arange(0, width, 2, device=concepts.states.device) / width
+        angles = concepts.positions.unsqueeze(-1).to(torch.promote_types(concepts.states.dtype, torch.float32))
+        angles = angles * self.theta**-exponent
+        waves = torch.cat([angles.sin(), angles.cos()], dim=-1)[..., :width]
+        return concepts._replace(states=concepts.states + waves.to(concepts.states.dtype), positions=None)
+
+
+class LearnedPlaces(nn.Module):
+    """A vector for its number in the document is added to each concept."""
+
+    def __init__(self, config: PreTrainedConfig):
+        super().__init__()
+        spans = config.num_global_concepts + config.max_concepts
+        most = spans if config.concept_init == "anchored" else config.num_concepts
+        self.embeddings = nn.Embedding(most, config.hidden_size)
+
+    def forward(self, concepts: Concepts) -> Concepts:
+        vectors = self.embeddings(concepts.rank.clamp(max=self.embeddings.num_embeddings - 1))
+        return concepts._replace(states=concepts.states + vectors, positions=None)
+
+
+CONCEPT_PLACES: dict[str, type[nn.Module]] = {
+    "rope": RelativePlaces,
+    "cope": RelativePlaces,
+    "none": NoPlaces,
+    "sinusoidal": SinusoidalPlaces,
+    "learned": LearnedPlaces,
+}
+READS: dict[str, type[nn.Module]] = {"softmax": ConceptAttention, "slot": SlotAttention}
+
+
 def concept_layer(config: PreTrainedConfig) -> ConceptBlock:
     """A block of concept self-attention and gated MLP."""
-    return ConceptBlock(config, config.hidden_size, inner_width=config.intermediate_size)
+    mixer = ContextualAttention if config.concept_positions == "cope" else ConceptAttention
+    return ConceptBlock(config, config.hidden_size, inner_width=config.intermediate_size, mixer=mixer)
 
 
 def read_layer(config: PreTrainedConfig) -> ConceptBlock:
     """A block in which concepts read tokens."""
-    return ConceptBlock(config, config.hidden_size, key_width=config.token_hidden_size)
+    mixer = READS[config.read_attention]
+    return ConceptBlock(config, config.hidden_size, key_width=config.token_hidden_size, mixer=mixer)
 
 
 def write_layer(config: PreTrainedConfig) -> ConceptBlock:

@@ -13,7 +13,7 @@
 # limitations under the License.
 """The concept encoder and its heads: N tokens are read into C concept vectors, and decoded from them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,11 +32,12 @@ from .attention import (
     ConceptBlock,
     ConceptMLP,
     ConceptRotaryEmbedding,
+    ContextualAttention,
     Rotation,
     document_mask,
-    self_windows,
 )
 from .concepts import (
+    CONCEPT_PLACES,
     CONCEPT_SOURCES,
     AnchoredConcepts,
     Concepts,
@@ -46,7 +47,15 @@ from .concepts import (
     write_layer,
 )
 from .decoder import ConceptDecoder, ConceptPredictionHead
-from .tokens import ConceptTokenEmbedding, TokenLayout, arrange_tokens, place_tokens, token_layer
+from .tokens import (
+    TOKEN_MIXERS,
+    ConceptTokenEmbedding,
+    TokenConvolution,
+    TokenLayout,
+    arrange_tokens,
+    place_tokens,
+    token_layer,
+)
 
 try:  # a checkpoint folder or Hub repository: all code files side by side
     from .configuration_concept import ConceptEncoderConfig
@@ -68,7 +77,8 @@ class ConceptEncoderOutput(ModelOutput):
     concept_mask (`torch.LongTensor` of shape `(batch_size, num_concepts)`):
         Concepts in use; a short document in a long batch uses fewer.
     concept_positions (`torch.FloatTensor` of shape `(batch_size, num_concepts)`, *optional*):
-        Where each concept sits in its document, in tokens; 0 for free concepts. `None` with a learned table.
+        Where each concept sits in its document, in tokens; 0 for free concepts. `None` unless `concept_positions` is
+        `"rope"` or `"cope"`.
     concept_documents (`torch.LongTensor` of shape `(batch_size, num_concepts)`, *optional*):
         Which document of its row each concept belongs to. Given with `document_lengths`, for rows of several.
     token_states (`torch.FloatTensor` of shape `(batch_size, num_visible, token_hidden_size)`, *optional*):
@@ -120,11 +130,18 @@ class ConceptEncoderPreTrainedModel(PreTrainedModel):
             init.normal_(module.query, std=std)
         elif isinstance(module, ConceptAttention):
             init.normal_(module.o_proj.weight, std=std / self._residual_depth)
+            if isinstance(module, ContextualAttention):
+                init.zeros_(module.distances)
+        elif isinstance(module, TokenConvolution):
+            init.normal_(module.taps, std=module.taps.shape[0] ** -0.5)
+            init.normal_(module.out_proj.weight, std=std / self._residual_depth)
         elif isinstance(module, ConceptMLP):
             init.normal_(module.down_proj.weight, std=std / self._residual_depth)
         elif isinstance(module, ConceptEncoder):
             for write in module.writes:
                 init.zeros_(write.attention.o_proj.weight)
+            if module.iterations is not None:
+                init.zeros_(module.iterations)
 
     @property
     def _residual_depth(self) -> float:
@@ -181,17 +198,23 @@ class ConceptEncoder(ConceptEncoderPreTrainedModel):
         # CODEPATH: `perceiver_v1` has learned positions and no rotations.
         self.rotary_emb = ConceptRotaryEmbedding(config) if config.position_embedding == "rope" else None
         # CODEPATH: `perceiver_v1` never mixes tokens; every other preset does.
-        mixes = config.token_mixer == "local"
+        mixes = config.token_mixer != "none"
         # CODEPATH: in the bottleneck family nothing reads the tokens after the last read, so they end one stage early.
         self.token_stages = config.num_stages if config.decoder_tokens == "window" else config.num_stages - 1
         interleaved = config.num_interleaved_token_layers * self.token_stages * mixes
         self.token_blocks = nn.ModuleList([token_layer(config) for _ in range(config.num_token_layers * mixes)])
         self.interleaved_blocks = nn.ModuleList([token_layer(config) for _ in range(interleaved)])
         self.concepts = CONCEPT_SOURCES[config.concept_init](config)
-        self.reads = nn.ModuleList([read_layer(config) for _ in range(config.num_stages)])
+        self.places = CONCEPT_PLACES[config.concept_positions](config)
+        reads = 1 if config.share_reads else config.num_stages  # CODEPATH: no preset shares its reads.
+        self.reads = nn.ModuleList([read_layer(config) for _ in range(reads)])
         self.layers = nn.ModuleList([concept_layer(config) for _ in range(config.num_hidden_layers)])
         writes = self.token_stages if config.write_back else 0  # CODEPATH: `perceiver_v1` never writes back.
         self.writes = nn.ModuleList([write_layer(config) for _ in range(writes)])
+        self.iterations = None
+        # CODEPATH: no preset repeats its core.
+        if config.num_iterations > 1:
+            self.iterations = nn.Parameter(torch.empty(config.num_iterations, config.hidden_size))
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.norm_eps, bias=False)
         self.gradient_checkpointing = False
         self.post_init()
@@ -213,6 +236,7 @@ class ConceptEncoder(ConceptEncoderPreTrainedModel):
         inputs_embeds: torch.FloatTensor | None = None,
         masked_positions: torch.LongTensor | None = None,
         document_lengths: torch.LongTensor | None = None,
+        num_iterations: int | None = None,
         output_token_states: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> ConceptEncoderOutput:
@@ -226,6 +250,8 @@ class ConceptEncoder(ConceptEncoderPreTrainedModel):
             For rows that hold several documents end to end: their lengths in tokens, 0 behind the last document of a
             row, which padding follows. Each document is encoded as if it stood alone, and must have a token that is
             not masked. Takes the place of `attention_mask`. Concepts lie end to end in the order of the documents.
+        num_iterations (`int`, *optional*):
+            How often the core runs, whatever the configuration says.
         output_token_states (`bool`, *optional*, defaults to `False`):
             Whether to return the states of the visible tokens.
         """
@@ -245,7 +271,7 @@ class ConceptEncoder(ConceptEncoderPreTrainedModel):
         words = self.embed_tokens(visible) if inputs_embeds is None else visible
         positions = layout.to_slots(layout.positions)
         tokens = self.embeddings(words, layout.to_slots(token_type_ids), positions, layout.mask)
-        concepts, tokens = self._exchange(tokens, positions, layout, **kwargs)
+        concepts, tokens = self._exchange(tokens, positions, layout, num_iterations, **kwargs)
         shape, all_used = concepts.states.shape[:2], concepts.states.new_ones(1, 1, dtype=torch.bool)
         return ConceptEncoderOutput(
             last_hidden_state=concepts.states,
@@ -292,45 +318,101 @@ class ConceptEncoder(ConceptEncoderPreTrainedModel):
         return dropped.scatter(1, index, True)[:, :-1]
 
     def _exchange(
-        self, tokens: torch.Tensor, positions: torch.Tensor, layout: TokenLayout, **kwargs: Any
+        self,
+        tokens: torch.Tensor,
+        positions: torch.Tensor,
+        layout: TokenLayout,
+        num_iterations: int | None,
+        **kwargs: Any,
     ) -> tuple[Concepts, torch.Tensor]:
-        """Token layers, then stages of a read, concept layers and write-back. Returns concepts and token states."""
-        documents = layout.slot_documents
+        """Token layers, then the core, once or again and again. Returns concepts and token states."""
         token_rotation = self.rotate(tokens, positions)
-        mixing: dict[str, Any] = {"query_rotation": token_rotation, "key_rotation": token_rotation}
-        if len(self.token_blocks) + len(self.interleaved_blocks) > 0:
-            visible = tokens.new_ones(tokens.shape[:2], dtype=torch.bool) if layout.mask is None else layout.mask
-            mixing["windows"] = self_windows(visible, self.config.local_attention, documents)
-        for layer in self.token_blocks:
-            tokens = layer(tokens, **mixing, **kwargs)
-        concepts = self.concepts(tokens, layout)
-        rotation = self.rotate(tokens, concepts.positions)
-        token_mask = None if layout.mask is None else self._readable(layout.mask)
-        read_mask = document_mask(token_mask, concepts.documents, documents)
-        think_mask = document_mask(concepts.mask, concepts.documents, concepts.documents)
-        write_mask = document_mask(concepts.mask, documents, concepts.documents)
-        reading = {"attention_mask": read_mask, "query_rotation": rotation, "key_rotation": token_rotation}
-        thinking = {"attention_mask": think_mask, "query_rotation": rotation, "key_rotation": rotation}
-        writing = {"attention_mask": write_mask, "query_rotation": token_rotation, "key_rotation": rotation}
+        mixing = self._mixing(tokens, layout, token_rotation)
+        tokens = self._mix(tokens, self.token_blocks, mixing, **kwargs)
+        concepts = self.places(self.concepts(tokens, layout))
+        exchanging = self._exchanging(tokens, concepts, layout, token_rotation)
         states = concepts.states
-        for read, layers, writes, token_layers in self._stages():
-            states = read(states, tokens, **reading, **kwargs)
-            for layer in layers:
-                states = layer(states, **thinking, **kwargs)
-            for write in writes:
-                tokens = write(tokens, states, **writing, **kwargs)
-            for layer in token_layers:
-                tokens = layer(tokens, **mixing, **kwargs)
+        total, tracked = self._iterations(num_iterations)
+        for i in range(total):
+            if self.iterations is not None:
+                # Where the core starts from is put in again, so that no number of iterations forgets it.
+                states = concepts.states + self.iterations[min(i, len(self.iterations) - 1)] + states * (i > 0)
+            with torch.set_grad_enabled(torch.is_grad_enabled() and i >= total - tracked):
+                states, tokens = self._core(states, tokens, mixing, *exchanging, **kwargs)
         states = self.norm(states)
         states = states if concepts.mask is None else states * concepts.mask.unsqueeze(-1)
         return concepts._replace(states=states), tokens
 
-    def _stages(self) -> Iterator[tuple[nn.Module, nn.ModuleList, nn.ModuleList, nn.ModuleList]]:
-        """Read, concept layers, write-back (one or none) and token layers of every stage."""
+    def _mixing(self, tokens: torch.Tensor, layout: TokenLayout, rotation: Rotation | None) -> list[dict[str, Any]]:
+        """Arguments of the token layers, which take turns with them."""
+        if len(self.token_blocks) + len(self.interleaved_blocks) == 0:
+            return []
+        turns = TOKEN_MIXERS[self.config.token_mixer].arguments(self.config, layout, tokens.shape[0])
+        return [{"query_rotation": rotation, "key_rotation": rotation} | turn for turn in turns]
+
+    def _mix(
+        self, tokens: torch.Tensor, layers: nn.ModuleList, mixing: list[dict[str, Any]], **kwargs: Any
+    ) -> torch.Tensor:
+        for depth, layer in enumerate(layers):
+            tokens = layer(tokens, **mixing[depth % len(mixing)], **kwargs)
+        return tokens
+
+    def _exchanging(
+        self, tokens: torch.Tensor, concepts: Concepts, layout: TokenLayout, token_rotation: Rotation | None
+    ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        """Masks and rotations of reads, of concept layers and of write-back."""
+        documents = layout.slot_documents
+        rotation = self.rotate(tokens, concepts.positions)
+        # CODEPATH: no preset counts positions by content.
+        own_rotation = None if self.config.concept_positions == "cope" else rotation
+        token_mask = None if layout.mask is None else self._readable(layout.mask)
+        read_mask = document_mask(token_mask, concepts.documents, documents)
+        # CODEPATH: no preset has slot attention, in which unused concepts would win tokens.
+        if self.config.read_attention == "slot" and concepts.mask is not None:
+            in_use = concepts.mask[:, None, :, None]
+            read_mask = in_use if read_mask is None else read_mask & in_use
+        think_mask = document_mask(concepts.mask, concepts.documents, concepts.documents)
+        write_mask = document_mask(concepts.mask, documents, concepts.documents)
+        return (
+            {"attention_mask": read_mask, "query_rotation": rotation, "key_rotation": token_rotation},
+            {"attention_mask": think_mask, "query_rotation": own_rotation, "key_rotation": own_rotation},
+            {"attention_mask": write_mask, "query_rotation": token_rotation, "key_rotation": rotation},
+        )
+
+    def _iterations(self, wanted: int | None) -> tuple[int, int]:
+        """
+        How often the core runs, and how many of the last times carry gradients.
+
+        In training the number is drawn anew each time, so that the model works with any (arXiv 2502.05171, section 3);
+        a compiled model, whose graph has one number, draws none.
+        """
+        config = self.config
+        total = wanted or config.num_iterations
+        draws = self.training and config.sample_iterations and not torch.compiler.is_compiling()
+        if draws and wanted is None:
+            total = int(torch.randint(1, config.num_iterations + 1, ()))
+        return total, config.tracked_iterations or total
+
+    def _core(
+        self,
+        states: torch.Tensor,
+        tokens: torch.Tensor,
+        mixing: list[dict[str, Any]],
+        reading: dict[str, Any],
+        thinking: dict[str, Any],
+        writing: dict[str, Any],
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Stages of a read, concept layers, write-back and token layers."""
         deep, wide = self.config.read_every, self.config.num_interleaved_token_layers
-        for i, read in enumerate(self.reads):
-            layers = self.layers[i * deep : (i + 1) * deep]
-            yield read, layers, self.writes[i : i + 1], self.interleaved_blocks[i * wide : (i + 1) * wide]
+        for i in range(self.config.num_stages):
+            states = self.reads[i % len(self.reads)](states, tokens, **reading, **kwargs)
+            for layer in self.layers[i * deep : (i + 1) * deep]:
+                states = layer(states, **thinking, **kwargs)
+            for write in self.writes[i : i + 1]:
+                tokens = write(tokens, states, **writing, **kwargs)
+            tokens = self._mix(tokens, self.interleaved_blocks[i * wide : (i + 1) * wide], mixing, **kwargs)
+        return states, tokens
 
     def rotate(self, states: torch.Tensor, positions: torch.Tensor | None) -> Rotation | None:
         """Rotations of `positions` `[batch, length]`, on the device of `states`; `None` if there are none to make."""

@@ -13,13 +13,14 @@
 # limitations under the License.
 """Which tokens the encoder sees, in which slots, and how they become token states."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 from transformers import PreTrainedConfig
 
-from .attention import ConceptBlock, take
+from .attention import ConceptAttention, ConceptBlock, self_windows, take
 
 
 class TokenLayout(NamedTuple):
@@ -42,6 +43,13 @@ class TokenLayout(NamedTuple):
     documents: torch.Tensor | None = None
     index: torch.Tensor | None = None
     mask: torch.Tensor | None = None
+
+    def visible(self, batch: int) -> torch.Tensor:
+        """Bool `[batch, V]`, slots in use, for `batch` rows."""
+        if self.mask is not None:
+            return self.mask
+        slots = self.positions.shape[1] if self.index is None else self.index.shape[1]
+        return torch.ones(batch, slots, dtype=torch.bool, device=self.positions.device)
 
     @property
     def slot_documents(self) -> torch.Tensor | None:
@@ -156,6 +164,87 @@ class ConceptTokenEmbedding(nn.Module):
         return states if mask is None else states * mask.unsqueeze(-1)
 
 
+class TokenConvolution(nn.Module):
+    """
+    Depthwise convolution over the visible tokens of a document, between two projections (QANet, arXiv 1804.09541, has
+    such layers in the place of recurrence). It is no attention; it only stands where attention stands.
+    """
+
+    def __init__(self, config: PreTrainedConfig, width: int, key_width: int):
+        super().__init__()
+        self.in_proj = nn.Linear(width, width, bias=False)
+        self.taps = nn.Parameter(torch.empty(config.conv_kernel_size, width))
+        self.out_proj = nn.Linear(width, width, bias=False)
+
+    def forward(
+        self, hidden_states: torch.Tensor, key_value_states: None, neighbours: torch.Tensor, **kwargs: Any
+    ) -> tuple[torch.Tensor, None]:
+        """
+        Args:
+            hidden_states: `[batch, V, width]`.
+            neighbours: bool `[batch, V, conv_kernel_size]`, which of the slots around each one count.
+
+        Returns:
+            `[batch, V, width]`, and no weights.
+        """
+        reach = self.taps.shape[0] // 2
+        states = nn.functional.pad(self.in_proj(hidden_states), (0, 0, reach, reach))
+        around = states.unfold(1, self.taps.shape[0], 1) * neighbours.unsqueeze(2)
+        return self.out_proj((around * self.taps.T).sum(dim=-1).to(hidden_states.dtype)), None
+
+
+def local_mixing(config: PreTrainedConfig, layout: TokenLayout, batch: int) -> list[dict[str, Any]]:
+    """Sliding windows of `local_attention` visible tokens."""
+    windows = self_windows(layout.visible(batch), config.local_attention, layout.slot_documents)
+    return [{"windows": windows}]
+
+
+def shifted_mixing(config: PreTrainedConfig, layout: TokenLayout, batch: int) -> list[dict[str, Any]]:
+    """Blocks of `local_attention` visible tokens, in every other layer shifted by half a block (Swin, 2103.14030)."""
+    visible, documents = layout.visible(batch), layout.slot_documents
+    places = torch.arange(visible.shape[1], device=visible.device).expand_as(visible)
+    width = config.local_attention
+    if documents is None:
+        starts = documents = torch.zeros_like(places)
+    else:
+        sizes = torch.zeros_like(layout.lengths).scatter_add(1, documents, visible.long())
+        starts = (sizes.cumsum(dim=1) - sizes).gather(1, documents)
+    cells = [documents * (places.shape[1] + 1) + (places - starts + shift) // width for shift in (0, width // 2)]
+    return [{"windows": self_windows(visible, 2 * width, cell)} for cell in cells]
+
+
+def convolution_mixing(config: PreTrainedConfig, layout: TokenLayout, batch: int) -> list[dict[str, Any]]:
+    """The slots around each one that hold visible tokens of its document."""
+    visible, documents = layout.visible(batch), layout.slot_documents
+    around = (config.conv_kernel_size // 2,) * 2
+    neighbours = nn.functional.pad(visible, around).unfold(1, config.conv_kernel_size, 1)
+    if documents is not None:
+        near = nn.functional.pad(documents, around).unfold(1, config.conv_kernel_size, 1)
+        neighbours = neighbours & (near == documents.unsqueeze(-1))
+    return [{"neighbours": neighbours}]
+
+
+class TokenMixer(NamedTuple):
+    """
+    How tokens see their neighbours.
+
+    Attributes:
+        module: what stands in the block.
+        arguments: from configuration, layout and batch size to arguments that the layers take in turns.
+    """
+
+    module: type[nn.Module]
+    arguments: Callable[[PreTrainedConfig, TokenLayout, int], list[dict[str, Any]]]
+
+
+TOKEN_MIXERS: dict[str, TokenMixer] = {
+    "local": TokenMixer(ConceptAttention, local_mixing),
+    "shifted": TokenMixer(ConceptAttention, shifted_mixing),
+    "conv": TokenMixer(TokenConvolution, convolution_mixing),
+}
+
+
 def token_layer(config: PreTrainedConfig) -> ConceptBlock:
-    """A block of token self-attention and gated MLP."""
-    return ConceptBlock(config, config.token_hidden_size, inner_width=config.token_intermediate_size)
+    """A block that mixes tokens as `config.token_mixer` says, and a gated MLP."""
+    width, inner = config.token_hidden_size, config.token_intermediate_size
+    return ConceptBlock(config, width, inner_width=inner, mixer=TOKEN_MIXERS[config.token_mixer].module)

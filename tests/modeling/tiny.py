@@ -43,11 +43,31 @@ VARIANTS = {
     "learned_positions": {"position_embedding": "learned", "max_position_embeddings": 64},
     "perceiver_v1": PERCEIVER,
 }
+# Every value of every switch that no variant above has.
+SWITCHES = {
+    "shifted": {"token_mixer": "shifted"},
+    "conv": {"token_mixer": "conv", "conv_kernel_size": 5},
+    "no_places": {"concept_positions": "none"},
+    "sinusoidal_places": {"concept_positions": "sinusoidal"},
+    "learned_places": {"concept_positions": "learned"},
+    "cope": {"concept_positions": "cope", "cope_distances": 5},
+    "rotary_table": {"concept_init": "learned", "num_concepts": 5, "concept_positions": "rope"},
+    "slot_reads": {"read_attention": "slot"},
+    "shared_reads": {"share_reads": True},
+    "single_read": {"read_every": 2},
+    "no_write_back": {"write_back": False},
+    "no_free_concepts": {"num_global_concepts": 0},
+    "no_qk_norm": {"qk_norm": False},
+    "iterated": {"num_iterations": 3},
+    "sampled_iterations": {"num_iterations": 3, "sample_iterations": True, "tracked_iterations": 1},
+    "word_queries": {"decoder_query": "token+position"},
+    "no_query_residual": {"decoder_query": "token+position", "decoder_token_residual": False},
+}
 MASK = 4
 
 
 def tiny_config(variant: str = "hybrid", **overrides) -> ConceptEncoderConfig:
-    return ConceptEncoderConfig(**(SIZE | VARIANTS[variant] | overrides))
+    return ConceptEncoderConfig(**(SIZE | (VARIANTS | SWITCHES)[variant] | overrides))
 
 
 def tiny_model(
