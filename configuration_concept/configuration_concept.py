@@ -43,6 +43,7 @@ CHOICES = {
     "concept_positions": ("none", "rope", "cope", "sinusoidal", "learned"),
     "read_attention": ("softmax", "slot"),
     "decoder_query": ("position", "token+position"),
+    "decoder_reads": ("perceiver", "weighted"),
     "decoder_tokens": ("none", "window"),
     "masked_tokens": ("drop", "mask"),
 }
@@ -155,6 +156,9 @@ class ConceptEncoderConfig(PreTrainedConfig):
         Most anchored concepts of a document; from there on the cost is linear in N.
     num_global_concepts (`int`, *optional*, defaults to 4):
         Free learned concepts put before the anchored ones.
+    nested_dropout (`float`, *optional*, defaults to 0.0):
+        Probability that training keeps only a share of a row's concepts, drawn uniformly; every share keeps what
+        smaller ones do (arXiv 1402.0915), so that one checkpoint serves several numbers of concepts.
     read_every (`int`, *optional*, defaults to 2):
         Concept layers per read of the tokens. Must divide `num_hidden_layers`.
     read_attention (`str`, *optional*, defaults to `"softmax"`):
@@ -174,6 +178,12 @@ class ConceptEncoderConfig(PreTrainedConfig):
         Whether queries and keys are layer-normalised per head (ViT-22B, arXiv 2302.05442).
     num_decoder_layers (`int`, *optional*, defaults to 1):
         Layers of the decoder.
+    num_decoder_mixing_layers (`int`, *optional*, defaults to 0):
+        Layers of local self-attention (window `local_attention`) among the decoded positions, behind the reads. Every
+        position is decoded then, whatever is wanted.
+    decoder_reads (`str`, *optional*, defaults to `"perceiver"`):
+        How queries read concepts: `"perceiver"` (attention) or `"weighted"` (a mixture that each position has learned,
+        the same for every text; needs learned positions and a learned table of concepts).
     decoder_query (`str`, *optional*, defaults to `"position"`):
         `"position"`: a query is one learned vector and its position. `"token+position"`: the word embedding (of
         the mask token, where masked) is added.
@@ -243,6 +253,7 @@ class ConceptEncoderConfig(PreTrainedConfig):
     min_concepts: int = 4
     max_concepts: int = 2048
     num_global_concepts: int = 4
+    nested_dropout: float | int = 0.0
     read_every: int = 2
     read_attention: str = "softmax"
     share_reads: bool = False
@@ -253,6 +264,8 @@ class ConceptEncoderConfig(PreTrainedConfig):
     qk_norm: bool = True
 
     num_decoder_layers: int = 1
+    num_decoder_mixing_layers: int = 0
+    decoder_reads: str = "perceiver"
     decoder_query: str = "position"
     decoder_token_residual: bool = True
     decoder_tokens: str = "window"
@@ -331,13 +344,14 @@ class ConceptEncoderConfig(PreTrainedConfig):
     def _check_ranges(self) -> None:
         lowest = {
             **dict.fromkeys(("num_token_layers", "num_interleaved_token_layers", "num_global_concepts"), 0),
+            "num_decoder_mixing_layers": 0,
             **dict.fromkeys(("local_attention", "decoder_window"), 2),
             **dict.fromkeys(POSITIVE, 1),
         }
         for field, low in lowest.items():
             if getattr(self, field) < low:
                 raise ValueError(f"{field}={getattr(self, field)} must be at least {low}.")
-        for field in ("attention_dropout", "hidden_dropout", "classifier_dropout"):
+        for field in ("attention_dropout", "hidden_dropout", "classifier_dropout", "nested_dropout"):
             if not 0 <= getattr(self, field) < 1:
                 raise ValueError(f"{field}={getattr(self, field)} must lie in [0, 1).")
         for field in ("pad_token_id", "cls_token_id", "sep_token_id", "mask_token_id"):
@@ -370,6 +384,12 @@ class ConceptEncoderConfig(PreTrainedConfig):
         if self.concept_positions in ("rope", "cope") and self.position_embedding != "rope":
             raise ValueError(
                 f"concept_positions={self.concept_positions!r} needs rotary positions, position_embedding='rope'."
+            )
+        fixed = self.position_embedding == "learned" and self.concept_init == "learned"
+        if self.decoder_reads == "weighted" and not fixed:
+            raise ValueError(
+                "decoder_reads='weighted' has a weight for each position and concept: it needs "
+                "position_embedding='learned' and concept_init='learned'."
             )
         if self.conv_kernel_size % 2 == 0:
             raise ValueError(f"conv_kernel_size={self.conv_kernel_size} must be odd, to have a middle.")

@@ -318,6 +318,7 @@ class ConceptAttention(nn.Module):
     and that is used whatever the backend.
     """
 
+    reads_queries = True
     forced_interface: Callable | None = None
 
     def __init__(self, config: PreTrainedConfig, width: int, key_width: int):
@@ -431,10 +432,13 @@ class ConceptBlock(GradientCheckpointingLayer):
         width: int,
         key_width: int | None = None,
         inner_width: int | None = None,
-        mixer: Callable[[PreTrainedConfig, int, int], nn.Module] = ConceptAttention,
+        mixer: type[nn.Module] = ConceptAttention,
     ):
         super().__init__()
-        self.attention_norm = nn.LayerNorm(width, eps=config.norm_eps, bias=False)
+        self.attention_norm = nn.Identity()
+        # CODEPATH: no preset has the one mixer that does not look at its queries, the static mixture of the decoder.
+        if mixer.reads_queries:
+            self.attention_norm = nn.LayerNorm(width, eps=config.norm_eps, bias=False)
         self.key_norm = nn.LayerNorm(key_width, eps=config.norm_eps, bias=False) if key_width else None
         self.attention = mixer(config, width, key_width or width)
         self.mlp_norm = nn.LayerNorm(width, eps=config.norm_eps, bias=False) if inner_width else None

@@ -55,8 +55,13 @@ class LearnedConcepts(nn.Module):
         super().__init__()
         self.table = nn.Parameter(torch.empty(config.num_concepts, config.hidden_size))
 
-    def forward(self, tokens: torch.Tensor, layout: TokenLayout) -> Concepts:
-        """Token states `[batch, V, token_hidden_size]` give the batch size only."""
+    def forward(self, tokens: torch.Tensor, layout: TokenLayout, ratio: int | None = None) -> Concepts:
+        """
+        Args:
+            tokens: `[batch, V, token_hidden_size]`, which give the batch size only.
+            layout: of these tokens.
+            ratio: of no meaning here.
+        """
         batch, size, length = tokens.shape[0], self.table.shape[0], layout.positions.shape[1]
         lengths = layout.positions.new_full((1, 1), length) if layout.lengths is None else layout.lengths
         slots = torch.arange(size * lengths.shape[1], device=tokens.device).unsqueeze(0)
@@ -68,6 +73,10 @@ class LearnedConcepts(nn.Module):
             return Concepts(states, None, positions, None, rank)
         mask = slots < sizes.sum(dim=1, keepdim=True)
         return Concepts(states, mask, positions * mask, documents, rank)
+
+    def order(self, rank: torch.Tensor) -> torch.Tensor:
+        """When concepts go if fewer are kept: the last of the table first. `rank` to numbers in [0, 1)."""
+        return rank / self.table.shape[0]
 
 
 class AnchoredConcepts(nn.Module):
@@ -87,17 +96,18 @@ class AnchoredConcepts(nn.Module):
         self.shared = nn.Parameter(torch.empty(1, config.hidden_size))
         self.free = nn.Parameter(torch.empty(config.num_global_concepts, config.hidden_size))
 
-    def forward(self, tokens: torch.Tensor, layout: TokenLayout) -> Concepts:
+    def forward(self, tokens: torch.Tensor, layout: TokenLayout, ratio: int | None = None) -> Concepts:
         """
         Args:
             tokens: `[batch, V, token_hidden_size]`, zeros in unused slots.
             layout: of these tokens.
+            ratio: tokens per concept, if not the configuration's.
         """
-        free, length = self.free.shape[0], layout.positions.shape[1]
+        free, length, ratio = self.free.shape[0], layout.positions.shape[1], ratio or self.config.concept_ratio
         lengths = layout.positions.new_full((1, 1), length) if layout.lengths is None else layout.lengths
-        counts = self._count(lengths)
+        counts = (-(-lengths // ratio)).clamp(self.config.min_concepts, self.config.max_concepts)
         sizes = (counts + free) * first_or(lengths > 0)
-        slots = torch.arange(self._capacity(length, lengths.shape[1]), device=tokens.device).unsqueeze(0)
+        slots = torch.arange(self._capacity(length, lengths.shape[1], ratio), device=tokens.device).unsqueeze(0)
         documents = segment_of(slots, sizes)
         rank = slots - (sizes.cumsum(dim=1) - sizes).gather(1, documents)
         mask = rank < sizes.gather(1, documents)
@@ -113,15 +123,20 @@ class AnchoredConcepts(nn.Module):
             rank,
         )
 
-    def _count(self, lengths: torch.Tensor) -> torch.Tensor:
-        """Spans of documents of so many tokens."""
-        spans = -(-lengths // self.config.concept_ratio)
-        return spans.clamp(self.config.min_concepts, self.config.max_concepts)
+    def order(self, rank: torch.Tensor) -> torch.Tensor:
+        """
+        When concepts go if fewer are kept: `rank` to numbers in [0, 1), free concepts first.
 
-    def _capacity(self, length: int, documents: int) -> int:
+        Spans stay spread evenly over the document (van der Corput sequence: the bits of a number, mirrored).
+        """
+        bits = torch.arange(self.config.max_concepts.bit_length(), device=rank.device)
+        span = (rank - self.free.shape[0]).clamp(min=0)
+        return (((span.unsqueeze(-1) >> bits) & 1) * 2.0 ** -(bits + 1)).sum(dim=-1)
+
+    def _capacity(self, length: int, documents: int, ratio: int) -> int:
         """The most concepts that so many documents in a row of `length` tokens can have."""
         low, high = self.config.min_concepts, self.config.max_concepts
-        spans = max(-(-length // self.config.concept_ratio), low) + (documents - 1) * low
+        spans = max(-(-length // ratio), low) + (documents - 1) * low
         return min(spans, documents * high) + documents * self.free.shape[0]
 
     def _span_means(
@@ -149,6 +164,18 @@ class AnchoredConcepts(nn.Module):
 
 
 CONCEPT_SOURCES: dict[str, type[nn.Module]] = {"learned": LearnedConcepts, "anchored": AnchoredConcepts}
+
+
+def keep_concepts(concepts: Concepts, order: torch.Tensor, share: torch.Tensor | float) -> Concepts:
+    """
+    Nested dropout of concepts (arXiv 1402.0915): the same ones are kept by every larger share.
+
+    Args:
+        order: `[batch | 1, C]`, from the source of the concepts.
+        share: of the concepts of each document, in (0, 1]; a number, or `[batch, 1]`.
+    """
+    kept = order < share
+    return concepts._replace(mask=kept if concepts.mask is None else concepts.mask & kept)
 
 
 class RelativePlaces(nn.Module):

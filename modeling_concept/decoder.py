@@ -21,7 +21,16 @@ from torch import nn
 from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 
-from .attention import ConceptBlock, LocalWindows, Rotation, cross_windows, document_mask, take
+from .attention import (
+    ConceptAttention,
+    ConceptBlock,
+    LocalWindows,
+    Rotation,
+    cross_windows,
+    document_mask,
+    self_windows,
+    take,
+)
 from .concepts import Concepts
 from .tokens import TokenLayout
 
@@ -51,16 +60,59 @@ def decoder_windows(layout: TokenLayout, wanted: torch.Tensor | None, window: in
     return cross_windows(visible.cumsum(dim=1) - visible, first, end, slots, window, query_slots)
 
 
+class StaticMixture(nn.Module):
+    """
+    Reads concepts by weights that a position has learned, whatever the concepts hold: the plan's `weighted` decoder.
+    It is no attention; it only stands where attention stands.
+    """
+
+    reads_queries = False
+
+    def __init__(self, config: PreTrainedConfig, width: int, key_width: int):
+        super().__init__()
+        self.logits = nn.Parameter(torch.empty(config.max_position_embeddings, config.num_concepts))
+        self.o_proj = nn.Linear(key_width, width, bias=False)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        key_value_states: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        places: torch.Tensor,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        Args:
+            hidden_states: not read.
+            key_value_states: concepts `[batch, C, key_width]`, `num_concepts` for each document of the row.
+            attention_mask: bool, broadcastable to `[batch, 1, queries, C]`.
+            places: int64 `[batch, queries]`, place of each query in its document.
+
+        Returns:
+            `[batch, queries, width]` and the weights `[batch, 1, queries, C]`.
+        """
+        documents = key_value_states.shape[1] // self.logits.shape[1]
+        logits = self.logits[places].repeat(1, 1, documents).unsqueeze(1)
+        if attention_mask is not None:
+            logits = logits.masked_fill(~attention_mask, torch.finfo(logits.dtype).min)
+        weights = nn.functional.softmax(logits, dim=-1).to(key_value_states.dtype)
+        return self.o_proj(torch.matmul(weights.squeeze(1), key_value_states)), weights
+
+
+DECODERS: dict[str, type[nn.Module]] = {"perceiver": ConceptAttention, "weighted": StaticMixture}
+
+
 class ConceptDecoder(nn.Module):
     """
     Queries at input positions read the concepts, and in the hybrid family first the token states around them.
 
-    Queries never see each other, so decoding some positions gives the same states as decoding all of them.
+    Unless there are mixing layers behind the reads, queries never see each other, so decoding some positions gives the
+    same states as decoding all of them.
     """
 
     def __init__(self, config: PreTrainedConfig):
         super().__init__()
-        self.window = config.decoder_window
+        self.config = config
         width, inner, depth = config.hidden_size, config.intermediate_size, config.num_decoder_layers
         self.query = nn.Parameter(torch.empty(1, width))
         self.position_embeddings, self.token_projection = None, None
@@ -75,8 +127,12 @@ class ConceptDecoder(nn.Module):
         self.token_reads = nn.ModuleList(
             [ConceptBlock(config, width, key_width=config.token_hidden_size) for _ in range(token_reads)]
         )
+        mixer = DECODERS[config.decoder_reads]
         self.concept_reads = nn.ModuleList(
-            [ConceptBlock(config, width, key_width=width, inner_width=inner) for _ in range(depth)]
+            [ConceptBlock(config, width, key_width=width, inner_width=inner, mixer=mixer) for _ in range(depth)]
+        )
+        self.mixing_blocks = nn.ModuleList(
+            [ConceptBlock(config, width, inner_width=inner) for _ in range(config.num_decoder_mixing_layers)]
         )
         self.norm = nn.LayerNorm(width, eps=config.norm_eps, bias=False)
 
@@ -86,6 +142,7 @@ class ConceptDecoder(nn.Module):
         tokens: torch.Tensor | None,
         layout: TokenLayout,
         rotate: Callable[[torch.Tensor, torch.Tensor | None], Rotation | None],
+        in_use: torch.Tensor | None = None,
         wanted: torch.Tensor | None = None,
         words: torch.Tensor | None = None,
         token_residual: bool = True,
@@ -97,6 +154,7 @@ class ConceptDecoder(nn.Module):
             tokens: token states `[batch, V, token_hidden_size]`; not read in the bottleneck family.
             layout: of these tokens.
             rotate: `ConceptEncoder.rotate`.
+            in_use: bool `[batch, N]`, input positions that are no padding; `None` if none is.
             wanted: int64 `[batch, K]`, the input positions to decode, -1 for none; `None` decodes all N.
             words: word embeddings `[batch, N, embedding_size]`, read if queries hold them.
             token_residual: whether the words stay in the residual stream.
@@ -104,38 +162,86 @@ class ConceptDecoder(nn.Module):
         Returns:
             Decoded states `[batch, K | N, hidden_size]`.
         """
+        if len(self.mixing_blocks) == 0:
+            return self.norm(self._read(concepts, tokens, layout, rotate, wanted, words, token_residual, **kwargs))
+        # Positions that nobody wants are decoded too, since those that are see them.
+        states = self._read(concepts, tokens, layout, rotate, None, words, token_residual, **kwargs)
+        states = self.norm(self._mix(states, layout, rotate, in_use, **kwargs))
+        return states if wanted is None else take(states, wanted.clamp(min=0))
+
+    def _read(
+        self,
+        concepts: Concepts,
+        tokens: torch.Tensor | None,
+        layout: TokenLayout,
+        rotate: Callable[[torch.Tensor, torch.Tensor | None], Rotation | None],
+        wanted: torch.Tensor | None,
+        words: torch.Tensor | None,
+        token_residual: bool,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        """Queries at the wanted positions, and what they read."""
         batch = concepts.states.shape[0]
         places, documents = layout.positions.expand(batch, -1), layout.documents
         if wanted is not None:
             places = take(places, wanted.clamp(min=0))
             documents = None if documents is None else take(documents, wanted.clamp(min=0))
-        states = self.query.expand(batch, places.shape[1], -1)
-        if self.position_embeddings is not None:
-            states = states + self.position_embeddings(places)
-        # The first block that reads adds what it read to `residual`; later ones to their own input.
-        residual = states
-        if self.token_projection is not None:
-            words = words if wanted is None else take(words, wanted.clamp(min=0))
-            states = states + self.token_projection(words)
-            residual = states if token_residual else residual
+        states, residual = self._queries(places, wanted, words, token_residual)
         query_rotation = rotate(states, places)
         concept_reads = {
             "attention_mask": document_mask(concepts.mask, documents, concepts.documents),
             "query_rotation": query_rotation,
             "key_rotation": rotate(states, concepts.positions),
+            # CODEPATH: no preset mixes concepts by place alone.
+            **({"places": places} if self.config.decoder_reads == "weighted" else {}),
         }
         token_reads = {}
         if len(self.token_reads) > 0:
             token_reads = {
-                "windows": decoder_windows(layout, wanted, self.window, batch),
+                "windows": decoder_windows(layout, wanted, self.config.decoder_window, batch),
                 "query_rotation": query_rotation,
                 "key_rotation": rotate(states, layout.to_slots(layout.positions)),
             }
+        # The first block that reads adds what it read to `residual`; later ones to their own input.
         for depth, concept_read in enumerate(self.concept_reads):
             if token_reads:
                 states = residual = self.token_reads[depth](states, tokens, residual, **token_reads, **kwargs)
             states = residual = concept_read(states, concepts.states, residual, **concept_reads, **kwargs)
-        return self.norm(states)
+        return states
+
+    def _queries(
+        self, places: torch.Tensor, wanted: torch.Tensor | None, words: torch.Tensor | None, token_residual: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Queries at `places` `[batch, K]`, and what of them stays in the residual stream: `[batch, K, width]`."""
+        states = self.query.expand(*places.shape, -1)
+        if self.position_embeddings is not None:
+            states = states + self.position_embeddings(places)
+        if self.token_projection is None:
+            return states, states
+        words = words if wanted is None else take(words, wanted.clamp(min=0))
+        with_words = states + self.token_projection(words)
+        return with_words, with_words if token_residual else states
+
+    def _mix(
+        self,
+        states: torch.Tensor,
+        layout: TokenLayout,
+        rotate: Callable[[torch.Tensor, torch.Tensor | None], Rotation | None],
+        in_use: torch.Tensor | None,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        """Local self-attention among the states of all positions `[batch, N, width]`."""
+        order, places = None, layout.positions.expand(states.shape[0], -1)
+        visible = states.new_ones(states.shape[:2], dtype=torch.bool)
+        if in_use is not None:
+            # Windows go by rank among what is in use, as those of tokens do.
+            order = in_use.logical_not().to(torch.uint8).argsort(dim=1, stable=True)
+            states, places, visible = take(states, order), take(places, order), take(in_use, order)
+        windows = self_windows(visible, self.config.local_attention, layout.documents)
+        rotation = rotate(states, places)
+        for block in self.mixing_blocks:
+            states = block(states, windows=windows, query_rotation=rotation, key_rotation=rotation, **kwargs)
+        return states if order is None else take(states, order.argsort(dim=1))
 
 
 class ConceptPredictionHead(nn.Module):

@@ -43,10 +43,11 @@ from .concepts import (
     Concepts,
     LearnedConcepts,
     concept_layer,
+    keep_concepts,
     read_layer,
     write_layer,
 )
-from .decoder import ConceptDecoder, ConceptPredictionHead
+from .decoder import ConceptDecoder, ConceptPredictionHead, StaticMixture
 from .tokens import (
     TOKEN_MIXERS,
     ConceptTokenEmbedding,
@@ -128,6 +129,9 @@ class ConceptEncoderPreTrainedModel(PreTrainedModel):
             init.normal_(module.free, std=std)
         elif isinstance(module, ConceptDecoder):
             init.normal_(module.query, std=std)
+        elif isinstance(module, StaticMixture):
+            init.normal_(module.logits, std=std)
+            init.normal_(module.o_proj.weight, std=std / self._residual_depth)
         elif isinstance(module, ConceptAttention):
             init.normal_(module.o_proj.weight, std=std / self._residual_depth)
             if isinstance(module, ContextualAttention):
@@ -156,6 +160,7 @@ class ConceptEncoderPreTrainedModel(PreTrainedModel):
         attention_mask: torch.Tensor | None,
         wanted: torch.Tensor | None = None,
         document_lengths: torch.Tensor | None = None,
+        kept_concepts: float | None = None,
         **kwargs: Any,
     ) -> torch.Tensor:
         """
@@ -171,8 +176,9 @@ class ConceptEncoderPreTrainedModel(PreTrainedModel):
         given = input_ids if inputs_embeds is None else inputs_embeds
         layout, in_use = place_tokens(given.shape[:2], attention_mask, document_lengths, given.device)
         layout = layout._replace(index=outputs.token_index, mask=outputs.token_mask)
-        # Without padding every concept is in use, and attention without a mask is faster.
-        concept_mask = None if in_use is None else outputs.concept_mask.bool()
+        # Where every concept is in use, attention without a mask is faster.
+        all_in_use = in_use is None and kept_concepts is None and self.config.nested_dropout == 0
+        concept_mask = None if all_in_use else outputs.concept_mask.bool()
         concepts = Concepts(
             outputs.last_hidden_state, concept_mask, outputs.concept_positions, outputs.concept_documents
         )
@@ -180,7 +186,7 @@ class ConceptEncoderPreTrainedModel(PreTrainedModel):
         # CODEPATH: only `perceiver_v1` puts the word embedding into the query.
         if inputs_embeds is None and self.config.decoder_query == "token+position":
             words = self.model.get_input_embeddings()(input_ids)
-        return self.decoder(concepts, outputs.token_states, layout, self.model.rotate, wanted, words, **kwargs)
+        return self.decoder(concepts, outputs.token_states, layout, self.model.rotate, in_use, wanted, words, **kwargs)
 
 
 @auto_docstring(
@@ -237,6 +243,8 @@ class ConceptEncoder(ConceptEncoderPreTrainedModel):
         masked_positions: torch.LongTensor | None = None,
         document_lengths: torch.LongTensor | None = None,
         num_iterations: int | None = None,
+        concept_ratio: int | None = None,
+        kept_concepts: float | None = None,
         output_token_states: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> ConceptEncoderOutput:
@@ -252,6 +260,10 @@ class ConceptEncoder(ConceptEncoderPreTrainedModel):
             not masked. Takes the place of `attention_mask`. Concepts lie end to end in the order of the documents.
         num_iterations (`int`, *optional*):
             How often the core runs, whatever the configuration says.
+        concept_ratio (`int`, *optional*):
+            Tokens per anchored concept, whatever the configuration says.
+        kept_concepts (`float`, *optional*):
+            Share of the concepts to keep, in (0, 1]; the others are dropped as in training with `nested_dropout`.
         output_token_states (`bool`, *optional*, defaults to `False`):
             Whether to return the states of the visible tokens.
         """
@@ -260,6 +272,7 @@ class ConceptEncoder(ConceptEncoderPreTrainedModel):
         given = input_ids if inputs_embeds is None else inputs_embeds
         shape = given.shape[:2]
         self._check_inputs(shape, attention_mask, document_lengths)
+        self._check_concepts(concept_ratio, kept_concepts)
         dropped = self._dropped_tokens(input_ids, shape, masked_positions)
         drops = dropped is not None and masked_positions is not None
         num_slots = shape[1] - (masked_positions.shape[1] if drops else 0)
@@ -271,7 +284,9 @@ class ConceptEncoder(ConceptEncoderPreTrainedModel):
         words = self.embed_tokens(visible) if inputs_embeds is None else visible
         positions = layout.to_slots(layout.positions)
         tokens = self.embeddings(words, layout.to_slots(token_type_ids), positions, layout.mask)
-        concepts, tokens = self._exchange(tokens, positions, layout, num_iterations, **kwargs)
+        tokens, mixing = self._mix_tokens(tokens, positions, layout, **kwargs)
+        concepts = self._keep(self.places(self.concepts(tokens, layout, concept_ratio)), kept_concepts, shape[0])
+        concepts, tokens = self._exchange(tokens, concepts, layout, mixing, num_iterations, **kwargs)
         shape, all_used = concepts.states.shape[:2], concepts.states.new_ones(1, 1, dtype=torch.bool)
         return ConceptEncoderOutput(
             last_hidden_state=concepts.states,
@@ -302,6 +317,25 @@ class ConceptEncoder(ConceptEncoderPreTrainedModel):
                 "(max_position_embeddings) of this model; position_embedding='rope' takes any length."
             )
 
+    def _check_concepts(self, ratio: int | None, kept: float | None) -> None:
+        if ratio is not None and (ratio < 1 or self.config.concept_init != "anchored"):
+            raise ValueError(
+                f"concept_ratio={ratio}: it is a whole number of tokens per concept, for concept_init='anchored'."
+            )
+        if kept is not None and not 0 < kept <= 1:
+            raise ValueError(f"kept_concepts={kept} must lie in (0, 1].")
+
+    def _keep(self, concepts: Concepts, kept: float | None, batch: int) -> Concepts:
+        """Concepts of a share `kept`, or of one drawn for each row in training with nested dropout."""
+        if kept is not None:
+            return keep_concepts(concepts, self.concepts.order(concepts.rank), kept)
+        # CODEPATH: no preset drops concepts.
+        if not (self.training and self.config.nested_dropout):
+            return concepts
+        drawn, spared = torch.rand(2, batch, 1, device=concepts.states.device)
+        share = torch.where(spared < self.config.nested_dropout, 1 - drawn, 1)
+        return keep_concepts(concepts, self.concepts.order(concepts.rank), share)
+
     def _dropped_tokens(
         self, input_ids: torch.Tensor | None, shape: torch.Size, masked_positions: torch.Tensor | None
     ) -> torch.Tensor | None:
@@ -317,19 +351,24 @@ class ConceptEncoder(ConceptEncoderPreTrainedModel):
         dropped = torch.zeros(shape[0], shape[1] + 1, dtype=torch.bool, device=index.device)
         return dropped.scatter(1, index, True)[:, :-1]
 
+    def _mix_tokens(
+        self, tokens: torch.Tensor, positions: torch.Tensor, layout: TokenLayout, **kwargs: Any
+    ) -> tuple[torch.Tensor, list[dict[str, Any]]]:
+        """Token layers before the first read. Returns token states, and the arguments of such layers."""
+        mixing = self._mixing(tokens, layout, self.rotate(tokens, positions))
+        return self._mix(tokens, self.token_blocks, mixing, **kwargs), mixing
+
     def _exchange(
         self,
         tokens: torch.Tensor,
-        positions: torch.Tensor,
+        concepts: Concepts,
         layout: TokenLayout,
+        mixing: list[dict[str, Any]],
         num_iterations: int | None,
         **kwargs: Any,
     ) -> tuple[Concepts, torch.Tensor]:
-        """Token layers, then the core, once or again and again. Returns concepts and token states."""
-        token_rotation = self.rotate(tokens, positions)
-        mixing = self._mixing(tokens, layout, token_rotation)
-        tokens = self._mix(tokens, self.token_blocks, mixing, **kwargs)
-        concepts = self.places(self.concepts(tokens, layout))
+        """The core, once or again and again. Returns concepts and token states."""
+        token_rotation = self.rotate(tokens, layout.to_slots(layout.positions))
         exchanging = self._exchanging(tokens, concepts, layout, token_rotation)
         states = concepts.states
         total, tracked = self._iterations(num_iterations)

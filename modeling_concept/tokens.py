@@ -170,6 +170,8 @@ class TokenConvolution(nn.Module):
     such layers in the place of recurrence). It is no attention; it only stands where attention stands.
     """
 
+    reads_queries = True
+
     def __init__(self, config: PreTrainedConfig, width: int, key_width: int):
         super().__init__()
         self.in_proj = nn.Linear(width, width, bias=False)

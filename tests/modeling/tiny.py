@@ -61,6 +61,9 @@ SWITCHES = {
     "iterated": {"num_iterations": 3},
     "sampled_iterations": {"num_iterations": 3, "sample_iterations": True, "tracked_iterations": 1},
     "word_queries": {"decoder_query": "token+position"},
+    "mixing_decoder": {"num_decoder_mixing_layers": 2},
+    "weighted_decoder": PERCEIVER | {"decoder_reads": "weighted"},
+    "nested_dropout": {"nested_dropout": 0.5},
     "no_query_residual": {"decoder_query": "token+position", "decoder_token_residual": False},
 }
 MASK = 4
