@@ -30,10 +30,14 @@ AUTO_MAP = {
     "AutoModel": "modeling_concept.ConceptEncoder",
     "AutoModelForMaskedLM": "modeling_concept.ConceptEncoderForMaskedLM",
     "AutoModelForSequenceClassification": "modeling_concept.ConceptEncoderForSequenceClassificationViaDecoder",
+    "AutoModelForMultipleChoice": "modeling_concept.ConceptEncoderForMultipleChoice",
+    "AutoModelForTokenClassification": "modeling_concept.ConceptEncoderForTokenClassification",
+    "AutoModelForQuestionAnswering": "modeling_concept.ConceptEncoderForQuestionAnswering",
+    "AutoModelForTextEncoding": "modeling_concept.ConceptEncoderForTextEncoding",
 }
 CODE_FILES = {
     "configuration_concept": ("configuration_concept",),
-    "modeling_concept": ("modeling_concept", "attention", "tokens", "concepts", "decoder"),
+    "modeling_concept": ("modeling_concept", "attention", "tokens", "concepts", "decoder", "losses", "pooling"),
 }
 
 CHOICES = {
@@ -46,6 +50,7 @@ CHOICES = {
     "decoder_reads": ("perceiver", "weighted"),
     "decoder_tokens": ("none", "window"),
     "masked_tokens": ("drop", "mask"),
+    "readout": ("decoder", "concepts", "cls_query", "tokens"),
 }
 POSITIVE = (
     # Widths that others follow from come first, so that an error names what was set.
@@ -197,6 +202,10 @@ class ConceptEncoderConfig(PreTrainedConfig):
     classifier_token_residual (`bool`, *optional*, defaults to `False`):
         As `decoder_token_residual`, for classification through the decoder. With `True` a bag of words can bypass the
         concepts.
+    readout (`str`, *optional*, defaults to `"decoder"`):
+        What a document is classified by: the mean of the decoded states of all positions (`"decoder"`), a weighted
+        mean of its concepts (`"concepts"`), what a learned query reads from them (`"cls_query"`) or the mean of the
+        encoder's token states (`"tokens"`).
     masked_tokens (`str`, *optional*, defaults to `"drop"`):
         `"drop"`: tokens equal to `mask_token_id` are removed before the encoder. `"mask"`: it sees the mask embedding.
     mask_token_id (`int`, *optional*, defaults to 4):
@@ -271,6 +280,7 @@ class ConceptEncoderConfig(PreTrainedConfig):
     decoder_tokens: str = "window"
     decoder_window: int = 32
     classifier_token_residual: bool = False
+    readout: str = "decoder"
     masked_tokens: str = "drop"
 
     hidden_activation: str = "gelu_pytorch_tanh"

@@ -9,9 +9,14 @@ from configuration_concept import AUTO_MAP, ConceptEncoderConfig
 
 from . import modeling_concept
 from .modeling_concept import (
+    ConceptEmbeddingOutput,
     ConceptEncoder,
     ConceptEncoderForMaskedLM,
+    ConceptEncoderForMultipleChoice,
+    ConceptEncoderForQuestionAnswering,
     ConceptEncoderForSequenceClassificationViaDecoder,
+    ConceptEncoderForTextEncoding,
+    ConceptEncoderForTokenClassification,
     ConceptEncoderOutput,
     ConceptEncoderPreTrainedModel,
 )
@@ -27,9 +32,14 @@ def register_auto_classes() -> None:
 
 
 __all__ = [
+    "ConceptEmbeddingOutput",
     "ConceptEncoder",
     "ConceptEncoderForMaskedLM",
+    "ConceptEncoderForMultipleChoice",
+    "ConceptEncoderForQuestionAnswering",
     "ConceptEncoderForSequenceClassificationViaDecoder",
+    "ConceptEncoderForTextEncoding",
+    "ConceptEncoderForTokenClassification",
     "ConceptEncoderOutput",
     "ConceptEncoderPreTrainedModel",
     "register_auto_classes",

@@ -13,7 +13,6 @@
 # limitations under the License.
 """The concept encoder and its heads: N tokens are read into C concept vectors, and decoded from them."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +20,13 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
-from transformers.modeling_outputs import MaskedLMOutput, SequenceClassifierOutput
+from transformers.modeling_outputs import (
+    MaskedLMOutput,
+    MultipleChoiceModelOutput,
+    QuestionAnsweringModelOutput,
+    SequenceClassifierOutput,
+    TokenClassifierOutput,
+)
 from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs, auto_docstring
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
@@ -48,6 +53,8 @@ from .concepts import (
     write_layer,
 )
 from .decoder import ConceptDecoder, ConceptPredictionHead, StaticMixture
+from .losses import classification_loss, labelled_positions, labels_at, mean_loss
+from .pooling import READOUTS, QueryPooling, masked_mean
 from .tokens import (
     TOKEN_MIXERS,
     ConceptTokenEmbedding,
@@ -127,7 +134,7 @@ class ConceptEncoderPreTrainedModel(PreTrainedModel):
         elif isinstance(module, AnchoredConcepts):
             init.normal_(module.shared, std=std)
             init.normal_(module.free, std=std)
-        elif isinstance(module, ConceptDecoder):
+        elif isinstance(module, ConceptDecoder | QueryPooling):
             init.normal_(module.query, std=std)
         elif isinstance(module, StaticMixture):
             init.normal_(module.logits, std=std)
@@ -555,22 +562,61 @@ class ConceptEncoderForMaskedLM(ConceptEncoderPreTrainedModel):
 
 @auto_docstring(
     custom_intro="""
-    The concept encoder with a classifier on the pretrained decoder: it decodes every position as in pretraining, and
-    classifies or regresses the mean of the decoded states.
+    What heads on one vector of a document share: how it is read out, and the linear layer on it.
     """
 )
-class ConceptEncoderForSequenceClassificationViaDecoder(ConceptEncoderPreTrainedModel):
-    _keys_to_ignore_on_load_unexpected = [r"^head\.", r"^lm_head\."]
+class ConceptEncoderPooledModel(ConceptEncoderPreTrainedModel):
+    _keys_to_ignore_on_load_unexpected = [r"^head\.", r"^lm_head\.", r"^decoder\."]
 
     def __init__(self, config: ConceptEncoderConfig):
         super().__init__(config)
         self.num_labels = config.num_labels
         self.model = ConceptEncoder(config)
-        self.decoder = ConceptDecoder(config)
+        readout = READOUTS[config.readout]
+        # CODEPATH: presets read out through the decoder; the other read-outs do without.
+        self.decoder = ConceptDecoder(config) if readout.states == "decoded" else None
+        self.pooling = readout.pooling(config)
         self.dropout = nn.Dropout(config.classifier_dropout)
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.classifier = nn.Linear(readout.width(config), self._num_outputs)
         self.post_init()
 
+    @property
+    def _num_outputs(self) -> int:
+        return self.config.num_labels
+
+    def _classify(
+        self,
+        input_ids: torch.Tensor | None,
+        attention_mask: torch.Tensor | None,
+        token_type_ids: torch.Tensor | None,
+        inputs_embeds: torch.Tensor | None,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, ConceptEncoderOutput]:
+        """Logits `[batch, num_labels]` of documents, and what the encoder gave."""
+        if kwargs.get("document_lengths") is not None:
+            raise ValueError("document_lengths: a row of several documents has no one class; give each a row.")
+        outputs = self.model(
+            input_ids, attention_mask, token_type_ids, inputs_embeds, output_token_states=True, **kwargs
+        )
+        if self.decoder is not None:
+            residual = self.config.classifier_token_residual
+            states = self._decode(outputs, input_ids, inputs_embeds, attention_mask, token_residual=residual, **kwargs)
+            mask = attention_mask
+        # CODEPATH: no preset pools what the encoder gives.
+        elif READOUTS[self.config.readout].states == "concepts":
+            states, mask = outputs.last_hidden_state, outputs.concept_mask
+        else:
+            states, mask = outputs.token_states, outputs.token_mask
+        return self.classifier(self.dropout(self.pooling(states, mask))), outputs
+
+
+@auto_docstring(
+    custom_intro="""
+    The concept encoder with a classifier on the pretrained decoder: it decodes every position as in pretraining, and
+    classifies or regresses the mean of the decoded states. `config.readout` puts other vectors in its place.
+    """
+)
+class ConceptEncoderForSequenceClassificationViaDecoder(ConceptEncoderPooledModel):
     @can_return_tuple
     @auto_docstring
     def forward(
@@ -587,88 +633,228 @@ class ConceptEncoderForSequenceClassificationViaDecoder(ConceptEncoderPreTrained
             Classes (int64), values to regress (one label, or `problem_type="regression"`), or a 0/1 vector of labels
             (float). The loss is a mean, or the sum divided by `num_items_in_batch` where that is given.
         """
-        outputs = self.model(
-            input_ids, attention_mask, token_type_ids, inputs_embeds, output_token_states=True, **kwargs
-        )
-        residual = self.config.classifier_token_residual
-        states = self._decode(outputs, input_ids, inputs_embeds, attention_mask, token_residual=residual, **kwargs)
-        logits = self.classifier(self.dropout(masked_mean(states, attention_mask)))
+        logits, outputs = self._classify(input_ids, attention_mask, token_type_ids, inputs_embeds, **kwargs)
         loss = None if labels is None else classification_loss(logits, labels, self.config, **kwargs)
         return SequenceClassifierOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
         )
 
 
-def labelled_positions(labels: torch.Tensor) -> torch.Tensor | None:
+@auto_docstring(
+    custom_intro="""
+    The concept encoder with a score for each of several texts, of which one is the answer; read out as for
+    classification.
     """
-    Positions `[batch, K]` of the labels that are not -100, -1 filling rows that have fewer than K.
+)
+class ConceptEncoderForMultipleChoice(ConceptEncoderPooledModel):
+    @property
+    def _num_outputs(self) -> int:
+        return 1
 
-    K is known only to a host that waits for the device, and not to a compiler, which gets `None`: every position. The
-    loss is the same.
+    @can_return_tuple
+    @auto_docstring
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.LongTensor | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        labels: torch.LongTensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> MultipleChoiceModelOutput:
+        r"""
+        input_ids (`torch.LongTensor` of shape `(batch_size, num_choices, sequence_length)`, *optional*):
+            The texts to choose from.
+        labels (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
+            The right choices.
+        """
+        given = input_ids if inputs_embeds is None else inputs_embeds
+        inputs = (input_ids, attention_mask, token_type_ids, inputs_embeds)
+        flat = (None if values is None else values.flatten(0, 1) for values in inputs)
+        logits, outputs = self._classify(*flat, **kwargs)
+        logits = logits.view(given.shape[:2])
+        loss = None if labels is None else mean_loss(nn.functional.cross_entropy, logits, labels, **kwargs)
+        return MultipleChoiceModelOutput(
+            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        )
+
+
+@auto_docstring(
+    custom_intro="""
+    What heads on the decoded state of every position share.
     """
-    if torch.compiler.is_compiling():
-        return None
-    labelled = labels != -100
-    most = max(int(labelled.sum(dim=1).max()), 1)
-    index = labelled.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :most]
-    return index.masked_fill(~labelled.gather(1, index), -1)
+)
+class ConceptEncoderDecodedModel(ConceptEncoderPreTrainedModel):
+    _keys_to_ignore_on_load_unexpected = [r"^head\.", r"^lm_head\."]
+
+    def __init__(self, config: ConceptEncoderConfig):
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.model = ConceptEncoder(config)
+        self.decoder = ConceptDecoder(config)
+        self.dropout = nn.Dropout(config.classifier_dropout)
+        self.classifier = nn.Linear(config.hidden_size, self._num_outputs)
+        self.post_init()
+
+    @property
+    def _num_outputs(self) -> int:
+        return self.config.num_labels
+
+    def _label(
+        self,
+        input_ids: torch.Tensor | None,
+        attention_mask: torch.Tensor | None,
+        token_type_ids: torch.Tensor | None,
+        inputs_embeds: torch.Tensor | None,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, ConceptEncoderOutput]:
+        """Logits `[batch, N, num_labels]` of positions, and what the encoder gave."""
+        outputs = self.model(
+            input_ids, attention_mask, token_type_ids, inputs_embeds, output_token_states=True, **kwargs
+        )
+        residual = self.config.classifier_token_residual
+        states = self._decode(outputs, input_ids, inputs_embeds, attention_mask, token_residual=residual, **kwargs)
+        return self.classifier(self.dropout(states)), outputs
 
 
-def labels_at(labels: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-    """The `labels` `[batch, N]` at `positions` `[batch, K]`: `[batch, K]`, -100 for a position of -1."""
-    return labels.gather(1, positions.clamp(min=0)).masked_fill(positions < 0, -100)
-
-
-def masked_mean(states: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    """Mean `[batch, width]` over the length of `[batch, length, width]`, where `mask` `[batch, length]` is not 0."""
-    if mask is None:
-        return states.mean(dim=1)
-    weights = mask.unsqueeze(-1).to(states.dtype)
-    return (states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
-
-
-def mean_loss(
-    criterion: Callable,
-    logits: torch.Tensor,
-    labels: torch.Tensor,
-    num_items_in_batch: int | torch.Tensor | None = None,
-    **kwargs: Any,
-) -> torch.Tensor:
+@auto_docstring(
+    custom_intro="""
+    The concept encoder with a classifier of tokens on the decoded state of every position.
     """
-    Sum of `criterion` over all labels but -100, divided by their number, or by `num_items_in_batch` if given.
+)
+class ConceptEncoderForTokenClassification(ConceptEncoderDecodedModel):
+    @can_return_tuple
+    @auto_docstring
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.LongTensor | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        labels: torch.LongTensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> TokenClassifierOutput:
+        r"""
+        labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
+            Classes of tokens, -100 where none is scored.
+        """
+        logits, outputs = self._label(input_ids, attention_mask, token_type_ids, inputs_embeds, **kwargs)
+        loss = None
+        if labels is not None:
+            loss = mean_loss(nn.functional.cross_entropy, logits.flatten(0, 1), labels.flatten(), **kwargs)
+        return TokenClassifierOutput(
+            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        )
 
-    With the number of items of all micro-batches and devices, sums of micro-batch losses equal the loss of the whole
-    batch, which holds for every criterion here. No labels give a loss of 0.
+
+@auto_docstring(
+    custom_intro="""
+    The concept encoder with scores of every position as start and as end of an answer.
     """
-    total = criterion(logits.to(torch.promote_types(logits.dtype, torch.float32)), labels, reduction="sum")
-    if num_items_in_batch is None:
-        num_items_in_batch = (labels != -100).sum().clamp(min=1)
-    elif isinstance(num_items_in_batch, torch.Tensor):
-        num_items_in_batch = num_items_in_batch.to(total.device)
-    return total / num_items_in_batch
+)
+class ConceptEncoderForQuestionAnswering(ConceptEncoderDecodedModel):
+    @property
+    def _num_outputs(self) -> int:
+        return 2
+
+    @can_return_tuple
+    @auto_docstring
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.LongTensor | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        start_positions: torch.LongTensor | None = None,
+        end_positions: torch.LongTensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> QuestionAnsweringModelOutput:
+        r"""
+        start_positions, end_positions (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
+            First and last token of the answer; a position outside the row is not scored.
+        """
+        logits, outputs = self._label(input_ids, attention_mask, token_type_ids, inputs_embeds, **kwargs)
+        start_logits, end_logits = logits.unbind(dim=-1)
+        loss = None
+        if start_positions is not None and end_positions is not None:
+            ends = torch.stack([start_positions.view(-1), end_positions.view(-1)])
+            ends = ends.masked_fill((ends < 0) | (ends >= logits.shape[1]), -100)
+            scores = torch.cat([start_logits, end_logits])
+            loss = mean_loss(nn.functional.cross_entropy, scores, ends.flatten(), **kwargs)
+        return QuestionAnsweringModelOutput(
+            loss=loss,
+            start_logits=start_logits,
+            end_logits=end_logits,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
 
 
-def classification_loss(
-    logits: torch.Tensor, labels: torch.Tensor, config: ConceptEncoderConfig, **kwargs: Any
-) -> torch.Tensor:
-    """Loss of `[batch, num_labels]` logits: `config.problem_type`, or what number and type of labels imply."""
-    problem = config.problem_type
-    if problem is None and config.num_labels == 1:
-        problem = "regression"
-    elif problem is None:
-        problem = "multi_label_classification" if labels.is_floating_point() else "single_label_classification"
-    if problem == "single_label_classification":
-        return mean_loss(nn.functional.cross_entropy, logits, labels.view(-1), **kwargs)
-    criteria = {
-        "regression": nn.functional.mse_loss,
-        "multi_label_classification": nn.functional.binary_cross_entropy_with_logits,
-    }
-    return mean_loss(criteria[problem], logits, labels.view_as(logits).to(logits.dtype), **kwargs)
+@auto_docstring(
+    custom_intro="""
+    Embeddings of documents.
+    """
+)
+@dataclass
+class ConceptEmbeddingOutput(ModelOutput):
+    r"""
+    embeddings (`torch.FloatTensor` of shape `(batch_size, hidden_size)`):
+        One vector of length 1 for each document: the mean of its concepts, normalised.
+    concept_embeddings (`torch.FloatTensor` of shape `(batch_size, num_concepts, hidden_size)`):
+        Its concepts, each of length 1, for late interaction (ColBERT, arXiv 2004.12832). Zeros where `concept_mask`
+        is 0.
+    concept_mask (`torch.LongTensor` of shape `(batch_size, num_concepts)`):
+        Concepts in use.
+    """
+
+    embeddings: torch.FloatTensor | None = None
+    concept_embeddings: torch.FloatTensor | None = None
+    concept_mask: torch.LongTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+
+
+@auto_docstring(
+    custom_intro="""
+    The concept encoder as a sentence encoder: one vector of length 1 for a document, and one for each of its concepts.
+    """
+)
+class ConceptEncoderForTextEncoding(ConceptEncoderPreTrainedModel):
+    _keys_to_ignore_on_load_unexpected = [r"^decoder\.", r"^head\.", r"^lm_head\.", r"^classifier\."]
+
+    def __init__(self, config: ConceptEncoderConfig):
+        super().__init__(config)
+        self.model = ConceptEncoder(config)
+        self.post_init()
+
+    @can_return_tuple
+    @auto_docstring
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.LongTensor | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> ConceptEmbeddingOutput:
+        outputs = self.model(input_ids, attention_mask, token_type_ids, inputs_embeds, **kwargs)
+        concepts = outputs.last_hidden_state
+        return ConceptEmbeddingOutput(
+            embeddings=nn.functional.normalize(masked_mean(concepts, outputs.concept_mask), dim=-1),
+            concept_embeddings=nn.functional.normalize(concepts, dim=-1),
+            concept_mask=outputs.concept_mask,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
 
 
 __all__ = [
     "ConceptEncoder",
     "ConceptEncoderForMaskedLM",
+    "ConceptEncoderForMultipleChoice",
+    "ConceptEncoderForQuestionAnswering",
     "ConceptEncoderForSequenceClassificationViaDecoder",
+    "ConceptEncoderForTextEncoding",
+    "ConceptEncoderForTokenClassification",
     "ConceptEncoderPreTrainedModel",
 ]

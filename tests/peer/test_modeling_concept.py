@@ -16,7 +16,10 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForMaskedLM,
+    AutoModelForMultipleChoice,
+    AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     PreTrainedConfig,
 )
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
@@ -33,6 +36,15 @@ HEADS = {
     "AutoModelForSequenceClassification": (
         AutoModelForSequenceClassification,
         modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+    ),
+    "AutoModelForMultipleChoice": (AutoModelForMultipleChoice, modeling_auto.MODEL_FOR_MULTIPLE_CHOICE_MAPPING_NAMES),
+    "AutoModelForTokenClassification": (
+        AutoModelForTokenClassification,
+        modeling_auto.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
+    ),
+    "AutoModelForQuestionAnswering": (
+        AutoModelForQuestionAnswering,
+        modeling_auto.MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES,
     ),
 }
 
@@ -77,6 +89,7 @@ class ConceptModelTester:
     num_attention_heads = 4
     concept_ratio = 4
     num_global_concepts = 2
+    num_choices = 3
     # What the mixins call encoder states and keys lies on the concept axis: ceil(13 / 4) anchored concepts and 2 free.
     encoder_seq_length = key_length = -(-seq_length // concept_ratio) + num_global_concepts
     is_training = True

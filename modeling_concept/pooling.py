@@ -1,0 +1,95 @@
+# Copyright 2026 The Concept Encoder authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""One vector for a document: from decoded positions, from concepts, from a query on them, or from token states."""
+
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from transformers import PreTrainedConfig
+
+from .attention import ConceptBlock
+
+
+def masked_mean(states: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """Mean `[batch, width]` over the length of `[batch, length, width]`, where `mask` `[batch, length]` is not 0."""
+    if mask is None:
+        return states.mean(dim=1)
+    weights = mask.unsqueeze(-1).to(states.dtype)
+    return (states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
+
+
+class MeanPooling(nn.Module):
+    """The mean."""
+
+    def __init__(self, config: PreTrainedConfig):
+        super().__init__()
+
+    def forward(self, states: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        """States `[batch, length, width]`, which count where `mask` `[batch, length]` is not 0: `[batch, width]`."""
+        return masked_mean(states, mask)
+
+
+class WeightedPooling(nn.Module):
+    """A weighted mean, with weights that the states get from what they hold."""
+
+    def __init__(self, config: PreTrainedConfig):
+        super().__init__()
+        self.score = nn.Linear(config.hidden_size, 1, bias=False)
+
+    def forward(self, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """As `MeanPooling.forward`."""
+        scores = self.score(states).squeeze(-1)
+        weights = scores.masked_fill(mask == 0, torch.finfo(scores.dtype).min).softmax(dim=-1)
+        return (states * weights.unsqueeze(-1)).sum(dim=1)
+
+
+class QueryPooling(nn.Module):
+    """What one learned query reads, through a block of its own."""
+
+    def __init__(self, config: PreTrainedConfig):
+        super().__init__()
+        width, inner = config.hidden_size, config.intermediate_size
+        self.query = nn.Parameter(torch.empty(1, width))
+        self.block = ConceptBlock(config, width, key_width=width, inner_width=inner)
+
+    def forward(self, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """As `MeanPooling.forward`."""
+        query = self.query.expand(states.shape[0], -1, -1)
+        return self.block(query, states, attention_mask=mask[:, None, None] != 0).squeeze(1)
+
+
+class Readout(NamedTuple):
+    """
+    Where the one vector of a document comes from.
+
+    Attributes:
+        states: `"decoded"` (every position, by the pretrained decoder), `"concepts"` or `"tokens"` (of the encoder).
+        pooling: how they become one.
+    """
+
+    states: str
+    pooling: type[nn.Module]
+
+    def width(self, config: PreTrainedConfig) -> int:
+        """Width of the vector."""
+        return config.token_hidden_size if self.states == "tokens" else config.hidden_size
+
+
+READOUTS: dict[str, Readout] = {
+    "decoder": Readout("decoded", MeanPooling),
+    "concepts": Readout("concepts", WeightedPooling),
+    "cls_query": Readout("concepts", QueryPooling),
+    "tokens": Readout("tokens", MeanPooling),
+}
