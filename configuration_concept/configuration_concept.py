@@ -143,6 +143,9 @@ class ConceptEncoderConfig(PreTrainedConfig):
         width of a block with `token_mixer="shifted"`.
     conv_kernel_size (`int`, *optional*, defaults to 7):
         Width of the convolution in tokens, odd. Only with `token_mixer="conv"`.
+    num_funnel_stages (`int`, *optional*, defaults to 0):
+        Stages behind the stem that halve the token stream which concepts read (Funnel-Transformer, arXiv 2006.03236).
+        The decoder still sees a state for every token.
     concept_init (`str`, *optional*, defaults to `"anchored"`):
         `"anchored"`: concept `i` starts as the mean of its span of tokens plus a shared vector and sits at the span's
         centre. `"learned"`: a table of `num_concepts` vectors without positions.
@@ -249,6 +252,7 @@ class ConceptEncoderConfig(PreTrainedConfig):
     num_interleaved_token_layers: int = 1
     local_attention: int = 128
     conv_kernel_size: int = 7
+    num_funnel_stages: int = 0
 
     hidden_size: int = 512
     intermediate_size: int | None = None
@@ -354,7 +358,7 @@ class ConceptEncoderConfig(PreTrainedConfig):
     def _check_ranges(self) -> None:
         lowest = {
             **dict.fromkeys(("num_token_layers", "num_interleaved_token_layers", "num_global_concepts"), 0),
-            "num_decoder_mixing_layers": 0,
+            **dict.fromkeys(("num_decoder_mixing_layers", "num_funnel_stages"), 0),
             **dict.fromkeys(("local_attention", "decoder_window"), 2),
             **dict.fromkeys(POSITIVE, 1),
         }

@@ -62,8 +62,8 @@ class LearnedConcepts(nn.Module):
             layout: of these tokens.
             ratio: of no meaning here.
         """
-        batch, size, length = tokens.shape[0], self.table.shape[0], layout.positions.shape[1]
-        lengths = layout.positions.new_full((1, 1), length) if layout.lengths is None else layout.lengths
+        batch, size, length = tokens.shape[0], self.table.shape[0], layout.num_tokens
+        lengths = torch.full((1, 1), length, device=tokens.device) if layout.lengths is None else layout.lengths
         slots = torch.arange(size * lengths.shape[1], device=tokens.device).unsqueeze(0)
         sizes = size * first_or(lengths > 0)
         documents, rank = segment_of(slots, sizes), slots % size
@@ -103,8 +103,8 @@ class AnchoredConcepts(nn.Module):
             layout: of these tokens.
             ratio: tokens per concept, if not the configuration's.
         """
-        free, length, ratio = self.free.shape[0], layout.positions.shape[1], ratio or self.config.concept_ratio
-        lengths = layout.positions.new_full((1, 1), length) if layout.lengths is None else layout.lengths
+        free, length, ratio = self.free.shape[0], layout.num_tokens, ratio or self.config.concept_ratio
+        lengths = torch.full((1, 1), length, device=tokens.device) if layout.lengths is None else layout.lengths
         counts = (-(-lengths // ratio)).clamp(self.config.min_concepts, self.config.max_concepts)
         sizes = (counts + free) * first_or(lengths > 0)
         slots = torch.arange(self._capacity(length, lengths.shape[1], ratio), device=tokens.device).unsqueeze(0)
@@ -153,7 +153,7 @@ class AnchoredConcepts(nn.Module):
         first = sizes.cumsum(dim=1) - sizes + self.free.shape[0]
         if documents is not None:
             lengths, counts, first = (values.gather(1, documents) for values in (lengths, counts, first))
-        span = first + (places * counts // lengths.clamp(min=1))
+        span = first + (places * counts // lengths.clamp(min=1)).long()
         span = span.clamp(max=capacity - 1).expand(tokens.shape[:2]).unsqueeze(-1)
         used = torch.ones_like(span) if layout.mask is None else layout.mask.unsqueeze(-1)
         # Sums of many tokens need float32 where the states have less.

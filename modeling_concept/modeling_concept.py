@@ -59,6 +59,7 @@ from .tokens import (
     TOKEN_MIXERS,
     ConceptTokenEmbedding,
     TokenConvolution,
+    TokenFunnel,
     TokenLayout,
     arrange_tokens,
     place_tokens,
@@ -217,6 +218,7 @@ class ConceptEncoder(ConceptEncoderPreTrainedModel):
         interleaved = config.num_interleaved_token_layers * self.token_stages * mixes
         self.token_blocks = nn.ModuleList([token_layer(config) for _ in range(config.num_token_layers * mixes)])
         self.interleaved_blocks = nn.ModuleList([token_layer(config) for _ in range(interleaved)])
+        self.funnel = TokenFunnel(config)
         self.concepts = CONCEPT_SOURCES[config.concept_init](config)
         self.places = CONCEPT_PLACES[config.concept_positions](config)
         reads = 1 if config.share_reads else config.num_stages  # CODEPATH: no preset shares its reads.
@@ -291,9 +293,17 @@ class ConceptEncoder(ConceptEncoderPreTrainedModel):
         words = self.embed_tokens(visible) if inputs_embeds is None else visible
         positions = layout.to_slots(layout.positions)
         tokens = self.embeddings(words, layout.to_slots(token_type_ids), positions, layout.mask)
-        tokens, mixing = self._mix_tokens(tokens, positions, layout, **kwargs)
-        concepts = self._keep(self.places(self.concepts(tokens, layout, concept_ratio)), kept_concepts, shape[0])
-        concepts, tokens = self._exchange(tokens, concepts, layout, mixing, num_iterations, **kwargs)
+        rotation = self.rotate(tokens, positions)
+        mixing = self._mixing(layout, rotation, shape[0])
+        tokens = self._mix(tokens, self.token_blocks, mixing, **kwargs)
+        stream, short, targets = self.funnel(tokens, layout, self.rotate, **kwargs)
+        if targets:
+            rotation = self.rotate(stream, short.positions)
+            mixing = self._mixing(short, rotation, shape[0])
+        concepts = self._keep(self.places(self.concepts(stream, short, concept_ratio)), kept_concepts, shape[0])
+        exchanging = self._exchanging(stream, concepts, short, rotation)
+        concepts, stream = self._exchange(stream, concepts, mixing, exchanging, num_iterations, **kwargs)
+        tokens = tokens + self.funnel.widen(stream, targets) if targets else stream
         shape, all_used = concepts.states.shape[:2], concepts.states.new_ones(1, 1, dtype=torch.bool)
         return ConceptEncoderOutput(
             last_hidden_state=concepts.states,
@@ -358,25 +368,16 @@ class ConceptEncoder(ConceptEncoderPreTrainedModel):
         dropped = torch.zeros(shape[0], shape[1] + 1, dtype=torch.bool, device=index.device)
         return dropped.scatter(1, index, True)[:, :-1]
 
-    def _mix_tokens(
-        self, tokens: torch.Tensor, positions: torch.Tensor, layout: TokenLayout, **kwargs: Any
-    ) -> tuple[torch.Tensor, list[dict[str, Any]]]:
-        """Token layers before the first read. Returns token states, and the arguments of such layers."""
-        mixing = self._mixing(tokens, layout, self.rotate(tokens, positions))
-        return self._mix(tokens, self.token_blocks, mixing, **kwargs), mixing
-
     def _exchange(
         self,
         tokens: torch.Tensor,
         concepts: Concepts,
-        layout: TokenLayout,
         mixing: list[dict[str, Any]],
+        exchanging: tuple[dict[str, Any], dict[str, Any], dict[str, Any]],
         num_iterations: int | None,
         **kwargs: Any,
     ) -> tuple[Concepts, torch.Tensor]:
         """The core, once or again and again. Returns concepts and token states."""
-        token_rotation = self.rotate(tokens, layout.to_slots(layout.positions))
-        exchanging = self._exchanging(tokens, concepts, layout, token_rotation)
         states = concepts.states
         total, tracked = self._iterations(num_iterations)
         for i in range(total):
@@ -389,11 +390,12 @@ class ConceptEncoder(ConceptEncoderPreTrainedModel):
         states = states if concepts.mask is None else states * concepts.mask.unsqueeze(-1)
         return concepts._replace(states=states), tokens
 
-    def _mixing(self, tokens: torch.Tensor, layout: TokenLayout, rotation: Rotation | None) -> list[dict[str, Any]]:
-        """Arguments of the token layers, which take turns with them."""
-        if len(self.token_blocks) + len(self.interleaved_blocks) == 0:
+    def _mixing(self, layout: TokenLayout, rotation: Rotation | None, batch: int) -> list[dict[str, Any]]:
+        """Arguments of token layers, which take turns with them."""
+        # CODEPATH: `perceiver_v1` has no token layers.
+        if self.config.token_mixer == "none":
             return []
-        turns = TOKEN_MIXERS[self.config.token_mixer].arguments(self.config, layout, tokens.shape[0])
+        turns = TOKEN_MIXERS[self.config.token_mixer].arguments(self.config, layout, batch)
         return [{"query_rotation": rotation, "key_rotation": rotation} | turn for turn in turns]
 
     def _mix(

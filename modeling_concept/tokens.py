@@ -20,7 +20,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig
 
-from .attention import ConceptAttention, ConceptBlock, self_windows, take
+from .attention import ConceptAttention, ConceptBlock, Rotation, self_windows, take
 
 
 class TokenLayout(NamedTuple):
@@ -29,7 +29,9 @@ class TokenLayout(NamedTuple):
     padding, holes or mask tokens. N is the length of the input, V the number of slots.
 
     Attributes:
-        positions: int64 `[batch | 1, N]`, place of every input token in its document, padding and holes not counted.
+        num_tokens: N.
+        positions: int64 `[batch | 1, N]`, place of every input token in its document, padding and holes not counted;
+            behind a funnel, `[batch | 1, V]`, the mean place of the tokens that a slot stands for.
         lengths: int64 `[batch, D]`, tokens of the documents of each row, mask tokens included, 0 behind the last one;
             `None` if every row is one document of N.
         documents: int64 `[batch, N]`, the document of every input token, that of padding the last one; `None` if
@@ -38,6 +40,7 @@ class TokenLayout(NamedTuple):
         mask: bool `[batch, V]`, slots in use; `None` if all are.
     """
 
+    num_tokens: int
     positions: torch.Tensor
     lengths: torch.Tensor | None = None
     documents: torch.Tensor | None = None
@@ -92,18 +95,18 @@ def place_tokens(
         A layout whose slots are the input tokens, and bool `[batch, N]`, tokens that are no padding (`None` if none
         is).
     """
-    places = torch.arange(shape[1], device=device).unsqueeze(0)
+    length, places = shape[1], torch.arange(shape[1], device=device).unsqueeze(0)
     if document_lengths is not None:
         in_use = places < document_lengths.sum(dim=1, keepdim=True)
         if document_lengths.shape[1] == 1:
-            return TokenLayout(places, document_lengths), in_use
+            return TokenLayout(length, places, document_lengths), in_use
         documents = segment_of(places, document_lengths)
         starts = document_lengths.cumsum(dim=1) - document_lengths
-        return TokenLayout(places - starts.gather(1, documents), document_lengths, documents), in_use
+        return TokenLayout(length, places - starts.gather(1, documents), document_lengths, documents), in_use
     if attention_mask is None:
-        return TokenLayout(places), None
+        return TokenLayout(length, places), None
     positions = (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)
-    return TokenLayout(positions, attention_mask.long().sum(dim=1, keepdim=True)), attention_mask.bool()
+    return TokenLayout(length, positions, attention_mask.long().sum(dim=1, keepdim=True)), attention_mask.bool()
 
 
 def arrange_tokens(
@@ -164,6 +167,19 @@ class ConceptTokenEmbedding(nn.Module):
         return states if mask is None else states * mask.unsqueeze(-1)
 
 
+def rank_slots(layout: TokenLayout, visible: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """
+    The rank of every slot among those of its document, its document, both int64 `[batch, V]`, and how many visible
+    slots each document has, int64 `[batch, D]`; `visible` is bool `[batch, V]`.
+    """
+    slots = torch.arange(visible.shape[1], device=visible.device).expand_as(visible)
+    if layout.documents is None:
+        return slots, torch.zeros_like(slots), visible.sum(dim=1, keepdim=True)
+    documents = layout.slot_documents
+    sizes = torch.zeros_like(layout.lengths).scatter_add(1, documents, visible.long())
+    return slots - (sizes.cumsum(dim=1) - sizes).gather(1, documents), documents, sizes
+
+
 class TokenConvolution(nn.Module):
     """
     Depthwise convolution over the visible tokens of a document, between two projections (QANet, arXiv 1804.09541, has
@@ -203,15 +219,9 @@ def local_mixing(config: PreTrainedConfig, layout: TokenLayout, batch: int) -> l
 
 def shifted_mixing(config: PreTrainedConfig, layout: TokenLayout, batch: int) -> list[dict[str, Any]]:
     """Blocks of `local_attention` visible tokens, in every other layer shifted by half a block (Swin, 2103.14030)."""
-    visible, documents = layout.visible(batch), layout.slot_documents
-    places = torch.arange(visible.shape[1], device=visible.device).expand_as(visible)
-    width = config.local_attention
-    if documents is None:
-        starts = documents = torch.zeros_like(places)
-    else:
-        sizes = torch.zeros_like(layout.lengths).scatter_add(1, documents, visible.long())
-        starts = (sizes.cumsum(dim=1) - sizes).gather(1, documents)
-    cells = [documents * (places.shape[1] + 1) + (places - starts + shift) // width for shift in (0, width // 2)]
+    visible, width = layout.visible(batch), config.local_attention
+    rank, documents, _ = rank_slots(layout, visible)
+    cells = [documents * (visible.shape[1] + 1) + (rank + shift) // width for shift in (0, width // 2)]
     return [{"windows": self_windows(visible, 2 * width, cell)} for cell in cells]
 
 
@@ -250,3 +260,90 @@ def token_layer(config: PreTrainedConfig) -> ConceptBlock:
     """A block that mixes tokens as `config.token_mixer` says, and a gated MLP."""
     width, inner = config.token_hidden_size, config.token_intermediate_size
     return ConceptBlock(config, width, inner_width=inner, mixer=TOKEN_MIXERS[config.token_mixer].module)
+
+
+class SlotPairs(NamedTuple):
+    """
+    Neighbouring visible slots of a document, taken two and two.
+
+    Attributes:
+        target: int64 `[batch, V]`, the new slot of every slot.
+        visible: bool `[batch, V]`, slots that have one.
+        num_slots: how many new slots there are, used or not.
+    """
+
+    target: torch.Tensor
+    visible: torch.Tensor
+    num_slots: int
+
+    def mean(self, states: torch.Tensor) -> torch.Tensor:
+        """The means of pairs: `[batch, V, width]` to `[batch, num_slots, width]`, zeros in unused slots."""
+        used = self.visible.unsqueeze(-1).to(states.dtype)
+        index, blank = self.target.unsqueeze(-1), states.new_zeros(states.shape[0], self.num_slots, states.shape[2])
+        sums = blank.scatter_add(1, index.expand_as(states), states * used)
+        return sums / blank[..., :1].scatter_add(1, index, used).clamp(min=1)
+
+
+def pair_slots(layout: TokenLayout, batch: int) -> tuple[SlotPairs, TokenLayout]:
+    """Pair the slots of a layout of `batch` rows. Returns the pairs and the layout of the new slots."""
+    visible = layout.visible(batch)
+    rank, documents, sizes = rank_slots(layout, visible)
+    halves = (sizes + 1) // 2
+    count = (visible.shape[1] + sizes.shape[1]) // 2
+    starts = (halves.cumsum(dim=1) - halves).gather(1, documents)
+    pairs = SlotPairs((starts + rank // 2).clamp(max=count - 1), visible, count)
+    places = layout.to_slots(layout.positions).expand(batch, -1)
+    positions = pairs.mean(places.unsqueeze(-1).float()).squeeze(-1)
+    slots = torch.arange(count, device=visible.device).unsqueeze(0)
+    full = layout.mask is None and layout.documents is None
+    mask = None if full else slots < halves.sum(dim=1, keepdim=True)
+    packed = None if layout.documents is None else segment_of(slots, halves)
+    return pairs, TokenLayout(layout.num_tokens, positions, layout.lengths, packed, None, mask)
+
+
+class TokenFunnel(nn.Module):
+    """
+    Stages that halve the token stream (Funnel-Transformer, arXiv 2006.03236): two neighbours become one state, their
+    mean, which reads the window around both of them.
+    """
+
+    def __init__(self, config: PreTrainedConfig):
+        super().__init__()
+        self.window = config.local_attention
+        width, inner = config.token_hidden_size, config.token_intermediate_size
+        self.blocks = nn.ModuleList(
+            [ConceptBlock(config, width, key_width=width, inner_width=inner) for _ in range(config.num_funnel_stages)]
+        )
+
+    def forward(
+        self,
+        tokens: torch.Tensor,
+        layout: TokenLayout,
+        rotate: Callable[[torch.Tensor, torch.Tensor | None], Rotation | None],
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, TokenLayout, list[torch.Tensor]]:
+        """
+        Args:
+            tokens: `[batch, V, token_hidden_size]`.
+            layout: of these tokens.
+            rotate: `ConceptEncoder.rotate`.
+
+        Returns:
+            The short stream, its layout, and for `widen` where the slots of each stage went.
+        """
+        targets = []
+        for block in self.blocks:
+            windows = self_windows(layout.visible(tokens.shape[0]), self.window, layout.slot_documents)
+            rotation = rotate(tokens, layout.to_slots(layout.positions))
+            pairs, layout = pair_slots(layout, tokens.shape[0])
+            queries = take(pairs.mean(tokens), pairs.target)
+            read = block(queries, tokens, windows=windows, query_rotation=rotation, key_rotation=rotation, **kwargs)
+            tokens = pairs.mean(read)
+            targets.append(pairs.target)
+        return tokens, layout, targets
+
+    def widen(self, tokens: torch.Tensor, targets: list[torch.Tensor]) -> torch.Tensor:
+        """The state of the short stream `[batch, new V, width]` that stands for every slot: `[batch, V, width]`."""
+        for target in reversed(targets):
+            tokens = take(tokens, target)
+        return tokens

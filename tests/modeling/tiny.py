@@ -64,6 +64,8 @@ SWITCHES = {
     "mixing_decoder": {"num_decoder_mixing_layers": 2},
     "weighted_decoder": PERCEIVER | {"decoder_reads": "weighted"},
     "nested_dropout": {"nested_dropout": 0.5},
+    "funnel": {"num_funnel_stages": 2},
+    "bottleneck_funnel": {"num_funnel_stages": 1, "decoder_tokens": "none", "token_hidden_size": 16},
     "no_query_residual": {"decoder_query": "token+position", "decoder_token_residual": False},
 }
 MASK = 4
