@@ -309,6 +309,20 @@ def contextual_attention_forward(
     return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
 
 
+class ResidualLinear(nn.Linear):
+    """
+    A linear layer whose output is added to a residual stream, which its initialisation depends on.
+
+    It is a class of its own since transformers initialises, of code that is not its own, only modules that hold
+    parameters themselves.
+    """
+
+    starts_at_zero = False
+
+    def __init__(self, in_features: int, out_features: int):
+        super().__init__(in_features, out_features, bias=False)
+
+
 class ConceptAttention(nn.Module):
     """
     Multi-head attention of `width`-wide queries on `key_width`-wide keys, through the library's attention interface.
@@ -331,7 +345,7 @@ class ConceptAttention(nn.Module):
         self.q_proj = nn.Linear(width, width, bias=False)
         self.k_proj = nn.Linear(key_width, width, bias=False)
         self.v_proj = nn.Linear(key_width, width, bias=False)
-        self.o_proj = nn.Linear(width, width, bias=False)
+        self.o_proj = ResidualLinear(width, width)
         self.q_norm, self.k_norm = nn.Identity(), nn.Identity()
         # CODEPATH: `perceiver_v1` has no query-key norm, every other preset does.
         if config.qk_norm:
@@ -410,7 +424,7 @@ class ConceptMLP(nn.Module):
         super().__init__()
         self.gate_proj = nn.Linear(width, inner_width, bias=False)
         self.up_proj = nn.Linear(width, inner_width, bias=False)
-        self.down_proj = nn.Linear(inner_width, width, bias=False)
+        self.down_proj = ResidualLinear(inner_width, width)
         self.act_fn = ACT2FN[config.hidden_activation]
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:

@@ -251,5 +251,7 @@ def read_layer(config: PreTrainedConfig) -> ConceptBlock:
 
 
 def write_layer(config: PreTrainedConfig) -> ConceptBlock:
-    """A block in which tokens read concepts (the write-back of BiXT, arXiv 2402.12138)."""
-    return ConceptBlock(config, config.token_hidden_size, key_width=config.hidden_size)
+    """A block in which tokens read concepts (the write-back of BiXT, arXiv 2402.12138); it starts as the identity."""
+    block = ConceptBlock(config, config.token_hidden_size, key_width=config.hidden_size)
+    block.attention.o_proj.starts_at_zero = True
+    return block

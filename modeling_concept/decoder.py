@@ -25,6 +25,7 @@ from .attention import (
     ConceptAttention,
     ConceptBlock,
     LocalWindows,
+    ResidualLinear,
     Rotation,
     cross_windows,
     document_mask,
@@ -71,7 +72,7 @@ class StaticMixture(nn.Module):
     def __init__(self, config: PreTrainedConfig, width: int, key_width: int):
         super().__init__()
         self.logits = nn.Parameter(torch.empty(config.max_position_embeddings, config.num_concepts))
-        self.o_proj = nn.Linear(key_width, width, bias=False)
+        self.o_proj = ResidualLinear(key_width, width)
 
     def forward(
         self,

@@ -35,9 +35,9 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from .attention import (
     ConceptAttention,
     ConceptBlock,
-    ConceptMLP,
     ConceptRotaryEmbedding,
     ContextualAttention,
+    ResidualLinear,
     Rotation,
     document_mask,
 )
@@ -130,7 +130,9 @@ class ConceptEncoderPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         std = self.config.initializer_range
-        if isinstance(module, LearnedConcepts):
+        if isinstance(module, ResidualLinear):
+            init.normal_(module.weight, std=0 if module.starts_at_zero else std / self._residual_depth)
+        elif isinstance(module, LearnedConcepts):
             init.normal_(module.table, std=std)
         elif isinstance(module, AnchoredConcepts):
             init.normal_(module.shared, std=std)
@@ -139,21 +141,12 @@ class ConceptEncoderPreTrainedModel(PreTrainedModel):
             init.normal_(module.query, std=std)
         elif isinstance(module, StaticMixture):
             init.normal_(module.logits, std=std)
-            init.normal_(module.o_proj.weight, std=std / self._residual_depth)
-        elif isinstance(module, ConceptAttention):
-            init.normal_(module.o_proj.weight, std=std / self._residual_depth)
-            if isinstance(module, ContextualAttention):
-                init.zeros_(module.distances)
+        elif isinstance(module, ContextualAttention):
+            init.zeros_(module.distances)
         elif isinstance(module, TokenConvolution):
             init.normal_(module.taps, std=module.taps.shape[0] ** -0.5)
-            init.normal_(module.out_proj.weight, std=std / self._residual_depth)
-        elif isinstance(module, ConceptMLP):
-            init.normal_(module.down_proj.weight, std=std / self._residual_depth)
-        elif isinstance(module, ConceptEncoder):
-            for write in module.writes:
-                init.zeros_(write.attention.o_proj.weight)
-            if module.iterations is not None:
-                init.zeros_(module.iterations)
+        elif isinstance(module, ConceptEncoder) and module.iterations is not None:
+            init.zeros_(module.iterations)
 
     @property
     def _residual_depth(self) -> float:

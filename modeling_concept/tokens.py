@@ -20,7 +20,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig
 
-from .attention import ConceptAttention, ConceptBlock, Rotation, self_windows, take
+from .attention import ConceptAttention, ConceptBlock, ResidualLinear, Rotation, self_windows, take
 
 
 class TokenLayout(NamedTuple):
@@ -192,7 +192,7 @@ class TokenConvolution(nn.Module):
         super().__init__()
         self.in_proj = nn.Linear(width, width, bias=False)
         self.taps = nn.Parameter(torch.empty(config.conv_kernel_size, width))
-        self.out_proj = nn.Linear(width, width, bias=False)
+        self.out_proj = ResidualLinear(width, width)
 
     def forward(
         self, hidden_states: torch.Tensor, key_value_states: None, neighbours: torch.Tensor, **kwargs: Any
