@@ -1,61 +1,51 @@
 # Copyright 2026 The Concept Encoder authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Every value of every switch keeps the equalities, and every parameter that it brings is used."""
+"""Every value of every switch, and all pairs of them, keep the equalities; every parameter of theirs learns."""
+
+import itertools
 
 import pytest
 import torch
 
 from modeling_concept import ConceptEncoderForMaskedLM
-from tests.modeling.test_masked_lm import gradients
-from tests.modeling.test_packing import documents, pack, split
-from tests.modeling.tiny import SWITCHES, VARIANTS, document, masked_batch, tiny_config, tiny_model
+from tests.modeling.combinations import FIELDS, covering_combinations, pairs_of
+from tests.modeling.equalities import check_backends_and_losses, check_packing, check_padding, check_saving, gradients
+from tests.modeling.tiny import SWITCHES, VARIANTS, masked_batch, tiny_config, tiny_model
 
-TOTAL = 50
-
-
-@pytest.fixture(params=SWITCHES)
-def model(request) -> ConceptEncoderForMaskedLM:
-    return tiny_model(ConceptEncoderForMaskedLM, request.param)
+COMBINATIONS, IMPOSSIBLE = covering_combinations(least=60)
+CHECKS = (check_padding, check_packing, check_backends_and_losses, check_saving)
 
 
-def test_padding_changes_nothing(model):
-    texts = [document(length, masked=0.3) for length in (1, 8, 21, 37)]
-    ids = torch.nn.utils.rnn.pad_sequence(texts, batch_first=True, padding_value=17)
-    mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(text) for text in texts], batch_first=True)
-    for flip in (False, True):
-        ids, mask = (ids.flip(1), mask.flip(1)) if flip else (ids, mask)
-        together = model(ids, attention_mask=mask).logits
-        for row, text in enumerate(texts):
-            alone = model((text.flip(0) if flip else text)[None]).logits[0]
-            torch.testing.assert_close(together[row, mask[row].bool()], alone, atol=1e-10, rtol=0)
+@pytest.mark.parametrize("check", CHECKS)
+@pytest.mark.parametrize("switch", SWITCHES)
+def test_equalities_hold(switch, check, tmp_path):
+    check(tiny_model(ConceptEncoderForMaskedLM, switch), tmp_path)
 
 
-def test_packing_changes_nothing(model):
-    rows = documents()
-    packed = split(model(**pack(rows)).logits, rows)
-    for ours, tokens in zip(packed, [tokens for row in rows for tokens in row], strict=True):
-        torch.testing.assert_close(ours, model(tokens[None]).logits[0], atol=1e-10, rtol=0)
+@pytest.mark.slow
+@pytest.mark.parametrize("check", CHECKS)
+@pytest.mark.parametrize("fields", COMBINATIONS, ids=itertools.count())
+def test_equalities_hold_in_combination(fields, check, tmp_path):
+    check(tiny_model(ConceptEncoderForMaskedLM, **fields), tmp_path)
 
 
-def test_backends_and_sparse_losses_agree(model):
-    batch = masked_batch()
-    positions = batch.pop("masked_positions")
-    results = []
-    for backend in ("sdpa", "eager"):
-        model.set_attn_implementation(backend)
-        for extra in ({}, {"masked_positions": positions}):
-            loss = model(**batch, **extra).loss
-            results.append([loss.detach(), *gradients(model, loss)])
-    for result in results[1:]:
-        torch.testing.assert_close(result, results[0], atol=1e-10, rtol=1e-8)
+def test_combinations_cover_every_pair_that_fits_together():
+    covered = set().union(*map(pairs_of, COMBINATIONS))
+    values = [(name, value) for name, values in FIELDS.items() for value in values]
+    pairs = {frozenset(pair) for pair in itertools.combinations(values, 2) if len(dict(pair)) == 2}
+    assert pairs - covered == set(IMPOSSIBLE)
+    assert {frozenset(name for name, _ in pair) for pair in IMPOSSIBLE} == {
+        frozenset(("decoder_reads", "concept_init")),
+        frozenset(("decoder_reads", "concept_positions")),
+        frozenset(("decoder_reads", "position_embedding")),
+        frozenset(("concept_positions", "position_embedding")),
+    }
 
 
-def test_saved_and_loaded_bitwise(model, tmp_path):
-    model = model.float()
-    model.save_pretrained(tmp_path)
-    loaded = ConceptEncoderForMaskedLM.from_pretrained(tmp_path)
-    ids = document(33, masked=0.2)[None]
-    assert torch.equal(loaded(ids).logits, model(ids).logits)
+@pytest.mark.parametrize("pair", IMPOSSIBLE, ids=lambda pair: "-".join(sorted(map(str, dict(pair).values()))))
+def test_what_does_not_fit_together_is_refused_with_a_reason(pair):
+    with pytest.raises(ValueError, match="|".join(dict(pair))):
+        tiny_config(**dict(pair))
 
 
 @pytest.mark.parametrize("switch", SWITCHES)
