@@ -36,6 +36,11 @@ def dense_flops(config: ConceptEncoderConfig, tokens: int) -> int:
     return 2 * tokens * sum(mlp_weights + projections + attention for mlp_weights in map(_num_weights, mlps))
 
 
+def count_parameters(config: ConceptEncoderConfig) -> int:
+    """Parameters of the masked language model, a tied one counted once."""
+    return _num_weights(_empty(ConceptEncoderForMaskedLM, config))
+
+
 def presets_table() -> Table:
     """Parameters of the masked language model of every preset."""
     columns = ["preset", "width", "concept layers", "parameters", "in embeddings", "body"]
