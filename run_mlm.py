@@ -11,26 +11,30 @@ Train a masked language model and evaluate it: a concept encoder, or any other `
 complete checkpoint.
 """
 
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import datasets
 import transformers
-from datasets import DatasetDict, IterableDatasetDict
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from configuration_concept import export_code
 from modeling_concept import register_auto_classes
 from training_concept.arguments import ConceptTrainingArguments, DataArguments, ModelArguments, parse_arguments
 from training_concept.build import build_config, build_model, build_tokenizer, check_length
-from training_concept.data import load_text_datasets, resolve_sequence_length, tokenize_and_chunk, with_epochs
+from training_concept.data import load_documents, training_texts
 from training_concept.errors import exit_code
 from training_concept.masking import MaskingCollator
+from training_concept.mixture import EvenCollator, MixtureDataset, MixtureStream, rates_by_stage
 from training_concept.publish import LOSS_CURVE, has_code, loss_figure, push, write_card
+from training_concept.recipes import DataRecipe, recipe_from_arguments
 from training_concept.report import baseline_metrics, fill_masks, loading_code, print_report, results_table
-from training_concept.run import claim_folder, describe_run, find_checkpoint, finish_run, write_results
-from training_concept.trainer import ConceptTrainer
+from training_concept.rows import RunRows, build_rows, resolve_sequence_length, row_format
+from training_concept.run import claim_folder, describe_run, find_checkpoint, finish_run, write_counts, write_results
+from training_concept.sources import AnyDataset
+from training_concept.trainer import ConceptTrainer, takes_documents
 
 
 def main(arguments: Sequence[str]) -> dict[str, float]:
@@ -49,15 +53,21 @@ def main(arguments: Sequence[str]) -> dict[str, float]:
     config = build_config(model_args)
     description = describe_run(model_args, data_args, training_args, config)
     checkpoint = find_checkpoint(training_args, description) if training_args.do_train else None
-    rows, tokenizer = _load_rows(model_args, data_args, training_args)
+    recipe = recipe_from_arguments(data_args)
+    documents, tokenizer = _load_texts(recipe, model_args, data_args, training_args)
     check_length(config, data_args.max_seq_length)
     set_seed(training_args.seed)
     model = build_model(model_args, config, tokenizer)
-    trainer = _build_trainer(model, tokenizer, rows, data_args, training_args)
+    with training_args.main_process_first():
+        form = row_format(data_args, tokenizer, takes_documents(model))
+        evaluates = training_args.do_eval or training_args.eval_strategy != "no"
+        rows = build_rows(documents, tokenizer, form, data_args, evaluates)
+    trainer = _build_trainer(model, tokenizer, rows, recipe, data_args, training_args)
     results = {}
     if training_args.do_train:
         if trainer.is_world_process_zero():
             claim_folder(training_args, description)
+            write_counts(Path(training_args.output_dir), rows.counts)
         results["train"] = _train(trainer, checkpoint)
     if training_args.do_eval:
         results["eval"] = _evaluate(trainer, rows)
@@ -76,45 +86,86 @@ def main(arguments: Sequence[str]) -> dict[str, float]:
 
 
 def _set_up_logging(training_args: ConceptTrainingArguments) -> None:
+    level = training_args.get_process_log_level()
+    logging.basicConfig()
+    logging.getLogger("training_concept").setLevel(level)
     for library in (datasets, transformers):
-        library.utils.logging.set_verbosity(training_args.get_process_log_level())
+        library.utils.logging.set_verbosity(level)
 
 
-def _load_rows(
-    model_args: ModelArguments, data_args: DataArguments, training_args: ConceptTrainingArguments
-) -> tuple[DatasetDict | IterableDatasetDict, PreTrainedTokenizerBase]:
+def _load_texts(
+    recipe: DataRecipe, model_args: ModelArguments, data_args: DataArguments, training_args: ConceptTrainingArguments
+) -> tuple[dict[str, dict[str, AnyDataset]], PreTrainedTokenizerBase]:
     with training_args.main_process_first():
-        texts = load_text_datasets(data_args, cache_dir=model_args.cache_dir, token=model_args.token)
-        if training_args.do_train and "train" not in texts:
+        documents = load_documents(
+            recipe,
+            cache_dir=model_args.cache_dir,
+            token=model_args.token,
+            num_proc=data_args.preprocessing_num_workers,
+        )
+        if training_args.do_train and not any("train" in splits for splits in documents.values()):
             raise ValueError("There is nothing to train on: --do_train needs a training split or --train_file.")
-        training_texts = (row["text"] for row in texts.get("train", ()))
-        tokenizer = build_tokenizer(model_args, training_texts, data_args.max_seq_length)
-        data_args.max_seq_length = resolve_sequence_length(data_args.max_seq_length, tokenizer)
-        return tokenize_and_chunk(texts, tokenizer, data_args), tokenizer
+        tokenizer = build_tokenizer(model_args, training_texts(documents), data_args.max_seq_length)
+    data_args.max_seq_length = resolve_sequence_length(data_args.max_seq_length, tokenizer)
+    return documents, tokenizer
 
 
 def _build_trainer(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    rows: DatasetDict | IterableDatasetDict,
+    rows: RunRows,
+    recipe: DataRecipe,
     data_args: DataArguments,
     training_args: ConceptTrainingArguments,
 ) -> ConceptTrainer:
-    collator = MaskingCollator(
-        tokenizer,
-        mlm_probability=data_args.mlm_probability,
-        mask_replace_prob=data_args.mask_replace_prob,
-        random_replace_prob=data_args.random_replace_prob,
-        seed=training_args.seed if training_args.data_seed is None else training_args.data_seed,
-        vocab_size=model.get_input_embeddings().weight.shape[0],
-    )
+    rates = rates_by_stage(data_args.mlm_probability_schedule or [data_args.mlm_probability], len(rows.train))
+    seed = training_args.data_seed_or_seed
+    train: MixtureDataset | MixtureStream | None = None
+    if training_args.do_train and rows.streams:
+        if data_args.mlm_probability_schedule:
+            raise ValueError("--mlm_probability_schedule is not for streams, whose length is not known.")
+        train = MixtureStream(rows.train[0], recipe.weights, seed, data_args.buffer_size(rows.format.length))
+    elif training_args.do_train:
+        train = MixtureDataset(rows.train, recipe.weights, len(rates))
+    vocab_size = len(model.get_input_embeddings().weight)
+    collator: MaskingCollator | EvenCollator = _build_collator(tokenizer, rows, rates, data_args, seed, vocab_size)
+    if rows.streams and training_args.world_size > 1:
+        collator = EvenCollator(collator, tokenizer.pad_token_id)
     return ConceptTrainer(
         model,
         training_args,
         data_collator=collator,
-        train_dataset=with_epochs(rows["train"]) if training_args.do_train else None,
-        eval_dataset=with_epochs(rows["validation"]) if "validation" in rows else None,
+        train_dataset=train,
+        eval_dataset=MixtureDataset([rows.validation], num_stages=len(rates)) if rows.validation else None,
         processing_class=tokenizer,
+    )
+
+
+def _build_collator(
+    tokenizer: PreTrainedTokenizerBase,
+    rows: RunRows,
+    rates: list[float],
+    data_args: DataArguments,
+    seed: int,
+    vocab_size: int,
+) -> MaskingCollator:
+    return MaskingCollator(
+        tokenizer,
+        scheme=data_args.masking_scheme,
+        mlm_probability=rates,
+        mask_replace_prob=data_args.mask_replace_prob,
+        random_replace_prob=data_args.random_replace_prob,
+        seed=seed,
+        # Lines keep batches as short as they are, unless batches have to fit together.
+        length=None if data_args.line_by_line and not rows.streams else rows.format.length,
+        max_documents=rows.format.max_documents,
+        vocab_size=vocab_size,
+        span_distribution=data_args.span_distribution,
+        span_success_probability=data_args.span_success_probability,
+        min_span_length=data_args.min_span_length,
+        max_span_length=data_args.max_span_length,
+        span_unit=data_args.span_unit,
+        pmi_vocabulary=data_args.pmi_vocabulary,
     )
 
 
@@ -129,9 +180,9 @@ def _train(trainer: ConceptTrainer, checkpoint: Path | None) -> dict[str, float]
     return metrics
 
 
-def _evaluate(trainer: ConceptTrainer, rows: DatasetDict | IterableDatasetDict) -> dict[str, float]:
+def _evaluate(trainer: ConceptTrainer, rows: RunRows) -> dict[str, float]:
     metrics = trainer.evaluate()
-    if trainer.is_world_process_zero() and isinstance(rows, DatasetDict) and "train" in rows:
+    if trainer.is_world_process_zero() and rows.train and not rows.streams:
         metrics |= baseline_metrics(rows, trainer.data_collator, trainer.processing_class)
     trainer.log_metrics("eval", metrics)
     return metrics

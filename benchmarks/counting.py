@@ -62,13 +62,14 @@ def counting_accuracy(contextual: bool, seed: int, length: int = LENGTH, steps: 
     """Train on rows of `length`; accuracy on new rows of that length and of twice that. Chance is 1 / 8."""
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
-    model = CountingModel(contextual)
+    device = torch.accelerator.current_accelerator() or torch.device("cpu")
+    model = CountingModel(contextual).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps, pct_start=0.1)
     for _ in range(steps):
         tokens, answers = counting_batch(BATCH, length, generator)
         optimizer.zero_grad()
-        nn.functional.cross_entropy(model(tokens), answers).backward()
+        nn.functional.cross_entropy(model(tokens.to(device)), answers.to(device)).backward()
         optimizer.step()
         schedule.step()
     return accuracy(model, length, seed), accuracy(model, 2 * length, seed)
@@ -78,4 +79,5 @@ def counting_accuracy(contextual: bool, seed: int, length: int = LENGTH, steps: 
 def accuracy(model: nn.Module, length: int, seed: int, rows: int = 2000) -> float:
     """Share of right answers on rows that no training has seen."""
     tokens, answers = counting_batch(rows, length, torch.Generator().manual_seed(10_000 + seed))
-    return float((model(tokens).argmax(dim=-1) == answers).float().mean())
+    device = next(model.parameters()).device
+    return float((model(tokens.to(device)).argmax(dim=-1).cpu() == answers).float().mean())

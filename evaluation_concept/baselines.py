@@ -4,7 +4,7 @@
 
 Both are scored on the masked positions of the batches that the model is scored on. A model that does no better
 than `unigram_baseline` has learned nothing from context; one no better than `bag_of_words_baseline` knows which
-words a row holds, but not their order.
+words a row (of packed rows: a document) holds, but not their order.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from datasets import Dataset, IterableDataset
 from scipy.optimize import minimize_scalar
+from torch.nn.utils.rnn import pad_sequence
 
 IGNORED_LABEL = -100
 ROWS_PER_BATCH = 1000
@@ -50,7 +51,7 @@ class TokenStatistics:
             ValueError: a token id outside the vocabulary, or no rows.
         """
         counts: np.ndarray = np.zeros(vocab_size, dtype=np.int64)
-        for batch in chunks.with_format("numpy").iter(ROWS_PER_BATCH):
+        for batch in chunks.select_columns("input_ids").with_format("numpy").iter(ROWS_PER_BATCH):
             ids = np.concatenate(list(batch["input_ids"]))
             if ids.min() < 0 or ids.max() >= vocab_size:
                 raise ValueError(f"the rows hold token ids outside the vocabulary of {vocab_size} tokens")
@@ -92,7 +93,7 @@ def bag_of_words_baseline(
         ValueError: no masked position in any batch.
     """
     loss, hits, count = 0.0, 0, 0
-    for batch in batches:
+    for batch in _by_document(batches, statistics):
         rows, gold = _masked_tokens(batch)
         mixture = (1 - weight) * statistics.unigram + weight * _bag_of_words(statistics, batch)
         loss -= np.log(mixture[rows, gold]).sum()
@@ -122,9 +123,27 @@ def _gold_probabilities(
     statistics: TokenStatistics, batches: Iterable[Mapping[str, torch.Tensor]]
 ) -> Iterator[np.ndarray]:
     """For each batch the probability of its masked tokens under unigram and bag, [2, number of masked tokens]."""
-    for batch in batches:
+    for batch in _by_document(batches, statistics):
         rows, gold = _masked_tokens(batch)
         yield np.stack([statistics.unigram[gold], _bag_of_words(statistics, batch)[rows, gold]])
+
+
+def _by_document(
+    batches: Iterable[Mapping[str, torch.Tensor]], statistics: TokenStatistics
+) -> Iterator[Mapping[str, torch.Tensor]]:
+    """Batches whose rows are documents: each packed row becomes a batch of its own, of its documents."""
+    padding = int(statistics.is_special.argmax())
+    for batch in batches:
+        if "document_lengths" not in batch:
+            yield batch
+            continue
+        for ids, labels, lengths in zip(batch["input_ids"], batch["labels"], batch["document_lengths"], strict=True):
+            sizes = lengths[lengths > 0].tolist()
+            parts = (values[: sum(sizes)].split(sizes) for values in (ids, labels))
+            documents = (
+                pad_sequence(part, True, fill) for part, fill in zip(parts, (padding, IGNORED_LABEL), strict=True)
+            )
+            yield dict(zip(("input_ids", "labels"), documents, strict=True))
 
 
 def _masked_tokens(batch: Mapping[str, torch.Tensor]) -> tuple[np.ndarray, np.ndarray]:

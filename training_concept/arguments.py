@@ -13,6 +13,7 @@ import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
 DTYPES = ("float32", "bfloat16", "float16")
+LARGEST_BUFFER_ROWS, LARGEST_BUFFER_TOKENS = 1000, 2**20
 
 
 @dataclass
@@ -95,6 +96,10 @@ class ModelArguments:
 class DataArguments:
     """Which text to train and evaluate on, how it is cut into rows, and how tokens are masked."""
 
+    data_recipe: str | None = field(
+        default=None,
+        metadata={"help": "YAML file that names sources of text and their weights, instead of the flags for one."},
+    )
     dataset_name: str | None = field(
         default=None,
         metadata={
@@ -114,32 +119,68 @@ class DataArguments:
     text_column_name: str | None = field(
         default=None, metadata={"help": 'Column that holds the text. Defaults to "text", else to the first column.'}
     )
-    validation_split: str = field(default="validation", metadata={"help": "Split of the dataset to evaluate on."})
-    validation_split_percentage: int = field(
-        default=5,
+    validation_split: str = field(
+        default="validation",
+        metadata={"help": "Split of the dataset to evaluate on; with a recipe, its validation or test split."},
+    )
+    validation_split_percentage: float = field(
+        default=5.0,
         metadata={"help": "Percentage of the training documents to evaluate on where there is no such split or file."},
     )
     streaming: bool = field(
-        default=False, metadata={"help": "Whether to read the dataset while training; needs --max_steps."}
+        default=False,
+        metadata={
+            "help": "Whether to read the training text while training; needs --max_steps. What is evaluated on is "
+            "read before, all of it unless --max_eval_samples says otherwise."
+        },
+    )
+    shuffle_buffer_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "Rows of a stream of which the next one is drawn at random; 0 keeps their order. Defaults to "
+            "1000, or to fewer if these hold more than a million tokens."
+        },
     )
     max_train_samples: int | None = field(
-        default=None, metadata={"help": "Train on the first so many rows only, to try things out."}
+        default=None, metadata={"help": "Train on the first so many rows of each source only, to try things out."}
     )
     max_eval_samples: int | None = field(
-        default=None, metadata={"help": "Evaluate on the first so many rows only, to try things out."}
+        default=None, metadata={"help": "Evaluate on the first so many rows of each source only."}
     )
     max_seq_length: int | None = field(
         default=None,
         metadata={"help": "Tokens in a row, special ones included. Defaults to the tokenizer's limit, at most 1024."},
     )
+    packing: str | None = field(
+        default=None,
+        metadata={
+            "help": "How documents fill rows: whole beside one another, their borders kept (documents), or joined and "
+            "cut wherever a row is full (stream). Defaults to documents for models that tell them apart."
+        },
+    )
+    max_documents_per_row: int | None = field(
+        default=None,
+        metadata={"help": "Most documents in a row of packed documents. Defaults to one for each 64 tokens."},
+    )
+    document_length_schedule: list[int] | None = field(
+        default=None,
+        metadata={
+            "help": "Longest documents, in tokens, for equal parts of the training, e.g. 512 4096; longer ones are "
+            "cut in windows. Rows stay as long as they are."
+        },
+    )
     line_by_line: bool = field(
-        default=False, metadata={"help": "Whether every line is a row of its own, rather than documents being packed."}
+        default=False, metadata={"help": "Whether every line is a row of its own, cut off where the row is full."}
     )
     preprocessing_num_workers: int | None = field(
         default=None, metadata={"help": "Number of processes that tokenise."}
     )
     overwrite_cache: bool = field(default=False, metadata={"help": "Whether to tokenise again what is cached."})
     mlm_probability: float = field(default=0.3, metadata={"help": "Share of a row's tokens to predict."})
+    mlm_probability_schedule: list[float] | None = field(
+        default=None,
+        metadata={"help": "Shares for equal parts of the training, e.g. 0.5 0.4 0.3, instead of --mlm_probability."},
+    )
     mask_replace_prob: float = field(
         default=1.0, metadata={"help": "Share of the tokens to predict that become the mask token."}
     )
@@ -147,10 +188,37 @@ class DataArguments:
         default=0.0,
         metadata={"help": "Share of the tokens to predict that become a random token; what is left stays visible."},
     )
+    masking_scheme: str = field(
+        default="token",
+        metadata={
+            "help": "What is chosen to be predicted: single tokens, whole words, spans or n-grams of words that "
+            "belong together (token, whole_word, span, pmi)."
+        },
+    )
+    span_distribution: str = field(
+        default="geometric", metadata={"help": "Distribution of the lengths of spans: geometric or uniform."}
+    )
+    span_success_probability: float = field(
+        default=0.2, metadata={"help": "Success probability of the geometric distribution of span lengths."}
+    )
+    min_span_length: int = field(default=1, metadata={"help": "Shortest span."})
+    max_span_length: int = field(default=10, metadata={"help": "Longest span."})
+    span_unit: str = field(
+        default="word", metadata={"help": "What span lengths count: words or tokens (word, token)."}
+    )
+    pmi_vocabulary: str | None = field(
+        default=None, metadata={"help": "File of the n-grams that the masking scheme pmi keeps together."}
+    )
 
     def __post_init__(self) -> None:
-        if not (self.dataset_name or self.train_file or self.validation_file):
-            raise ValueError("Name some text: --dataset_name, or --train_file and --validation_file.")
+        if not (self.data_recipe or self.dataset_name or self.train_file or self.validation_file):
+            raise ValueError("Name some text: --data_recipe, --dataset_name, or --train_file and --validation_file.")
+
+    def buffer_size(self, length: int) -> int:
+        """Rows in the shuffle buffer, if these have `length` tokens."""
+        if self.shuffle_buffer_size is not None:
+            return self.shuffle_buffer_size
+        return min(LARGEST_BUFFER_ROWS, LARGEST_BUFFER_TOKENS // length)
 
 
 @dataclass
@@ -193,6 +261,11 @@ class ConceptTrainingArguments(TrainingArguments):
         # A last, smaller batch would be a second shape to compile.
         if self.torch_compile:
             self.dataloader_drop_last = True
+
+    @property
+    def data_seed_or_seed(self) -> int:
+        """The seed of what is drawn from the data: `data_seed`, else `seed`."""
+        return self.seed if self.data_seed is None else self.data_seed
 
     def __getstate__(self) -> dict[str, Any]:
         # Stock pickles the arguments beside the weights, and uploads that in mid-training.

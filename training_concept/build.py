@@ -19,7 +19,7 @@ from transformers import (
 
 from configuration_concept import ConceptEncoderConfig
 from training_concept.arguments import ModelArguments
-from training_concept.data import LONGEST_DEFAULT_SEQUENCE
+from training_concept.rows import LONGEST_DEFAULT_SEQUENCE
 from training_concept.run import check_weights
 from training_concept.tokenization import train_tokenizer
 

@@ -1,168 +1,308 @@
 # Copyright 2026 The Concept Encoder authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Masking for masked language modelling: exactly K tokens a row, drawn from the row's content and the epoch.
+"""Batches for masked language modelling and denoising: exactly K tokens a row, drawn from its content and the epoch.
 
 Masks do not depend on a global random state. The same row in the same epoch gets the same mask whatever the
 batch size, its batch mates, the number of workers, or how often training was interrupted and resumed.
 """
 
-import hashlib
-import struct
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from training_concept.collation import (
+    RowCollator,
+    check_token,
+    checked_rates,
+    document_lengths_of,
+    epoch_of,
+    share_of,
+)
+from training_concept.collocations import PmiVocabulary
+from training_concept.schemes import Draw, Row, SchemeOptions, Units, build_scheme, expand, smallest
+
 IGNORED_LABEL = -100
 NO_POSITION = -1
-LARGEST_DRAW = np.iinfo(np.uint64).max
 
 
-class MaskingCollator:
+class MaskingCollator(RowCollator):
     """Pads rows of token ids to a batch and masks exactly K tokens in each.
 
-    K is `mlm_probability` times the row's length (special tokens included), rounded, and at least 1. The K
-    tokens are drawn without replacement among those that are not special; a row with fewer such tokens has all
-    of them masked.
+    K is `mlm_probability` times the row's length (special tokens included), rounded, and at least 1. The scheme
+    draws the K tokens among those that are not special (see training_concept.schemes); a row with fewer such tokens
+    has all of them masked.
 
     Args:
         tokenizer: names the padding, mask and other special tokens.
-        mlm_probability: share of a row's tokens to predict, between 0 and 1 exclusive.
+        scheme: what is masked as one: `token`, `whole_word`, `span` or `pmi`.
+        mlm_probability: share of a row's tokens to predict, between 0 and 1 exclusive. Of several the row's `stage`
+            picks one.
         mask_replace_prob: share of the predicted tokens that become the mask token.
         random_replace_prob: share of the predicted tokens that become a random token; the rest stay as they are.
+            Tokens are replaced one by one, with the schemes `span` and `pmi` (as in the papers) unit by unit.
         seed: another seed, other masks.
-        pad_to_multiple_of: round the padded length N up to a multiple of this. A batch whose rows all have
-            that length stays as it is.
+        length: pad every batch to this length N, with as many `masked_positions` as a row of N tokens has: all
+            batches have the same shapes.
+        max_documents: columns of `document_lengths`; by default as many as the batch needs.
         vocab_size: token ids of the model, if it has more than the tokenizer.
+        span_distribution: lengths of spans, `geometric` (SpanBERT) or `uniform`.
+        span_success_probability: p of the geometric distribution.
+        min_span_length: shortest span.
+        max_span_length: longest span.
+        span_unit: what these lengths count, `word` or `token`.
+        pmi_vocabulary: for `pmi`, the collocations or the file that holds them.
 
     Raises:
-        ValueError: a probability outside its range, a tokenizer without padding or mask token, or one with more
-            tokens than `vocab_size`.
+        OSError: a vocabulary that cannot be read.
+        ValueError: an option outside its range, a tokenizer without padding or mask token or, for a scheme that
+            needs them, without words, or one with more tokens than `vocab_size`.
     """
 
     def __init__(
         self,
         tokenizer: PreTrainedTokenizerBase,
-        mlm_probability: float = 0.3,
+        scheme: str = "token",
+        mlm_probability: float | Sequence[float] = 0.3,
         mask_replace_prob: float = 1.0,
         random_replace_prob: float = 0.0,
         seed: int = 0,
-        pad_to_multiple_of: int | None = None,
+        length: int | None = None,
+        max_documents: int | None = None,
         vocab_size: int | None = None,
+        *,
+        span_distribution: str = "geometric",
+        span_success_probability: float = 0.2,
+        min_span_length: int = 1,
+        max_span_length: int = 10,
+        span_unit: str = "word",
+        pmi_vocabulary: PmiVocabulary | str | Path | None = None,
     ) -> None:
-        _check_probabilities(mlm_probability, mask_replace_prob, random_replace_prob)
-        for name in ("pad_token", "mask_token"):
-            if getattr(tokenizer, name) is None:
-                raise ValueError(f"masking needs a tokenizer with a {name}; this one has none")
-        self.mlm_probability = mlm_probability
+        super().__init__(tokenizer, seed, length, vocab_size)
+        check_token(tokenizer, "mask_token")
+        _check_replacement(mask_replace_prob, random_replace_prob)
+        self.rates = checked_rates("mlm_probability", mlm_probability)
         self.mask_replace_prob = mask_replace_prob
         self.masks_all = mask_replace_prob == 1
         self.random_replace_prob = random_replace_prob
-        self.seed = seed
-        self.pad_to_multiple_of = pad_to_multiple_of or 1
-        self.pad_token_id = tokenizer.pad_token_id
+        self.max_documents = max_documents
         self.mask_token_id = tokenizer.mask_token_id
-        self.vocab_size = vocab_size or len(tokenizer)
-        if self.vocab_size < len(tokenizer):
-            raise ValueError(f"the model has {vocab_size} token ids, fewer than the tokenizer's {len(tokenizer)}")
-        self.is_maskable: np.ndarray = np.ones(self.vocab_size, dtype=bool)
-        self.is_maskable[tokenizer.all_special_ids] = False
         # Random replacements are words of the tokenizer, never the spare ids of a larger embedding table.
         self.replacements = np.flatnonzero(self.is_maskable[: len(tokenizer)])
+        options = SchemeOptions(
+            vocab_size=self.vocab_size,
+            span_distribution=span_distribution,
+            span_success_probability=span_success_probability,
+            min_span_length=min_span_length,
+            max_span_length=max_span_length,
+            span_unit=span_unit,
+            pmi_vocabulary=pmi_vocabulary,
+        )
+        self.scheme = build_scheme(scheme, tokenizer, options)
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         """Collate B rows.
 
         Args:
-            rows: each with `input_ids` (token ids, special tokens in place) and `epoch` (an integer).
+            rows: each with `input_ids` (token ids, special tokens in place), `epoch` (an integer), with several
+                rates `stage` (an integer, default 0), and if packed `document_lengths` (tokens of each document).
 
         Returns:
             `input_ids` [B, N]; `labels` [B, N], -100 where nothing is to be predicted; `masked_positions`
             [B, K], ascending, -1 behind the last of a row with fewer (only if every predicted token became the
-            mask token; then at most N - K tokens of a row are visible); `attention_mask` [B, N] if any row is
-            padded. All int64.
+            mask token; then at most N - K tokens of a row are visible, for which N is raised if some row has too
+            few tokens to mask); `attention_mask` [B, N] if any row is padded, or for packed rows
+            `document_lengths` [B, D], 0 behind a row's last. All int64.
 
         Raises:
-            ValueError: a row without tokens, of padding only, with an id outside the vocabulary, or without `epoch`.
+            ValueError: a row without tokens, of padding only, longer than `length`, with an id outside the
+                vocabulary, without `epoch`, or of a stage without rate; packed rows beside others, with padding,
+                with lengths that do not add up to the row's, or with more than `max_documents`.
         """
-        tokens = [np.asarray(row["input_ids"], dtype=np.int64) for row in rows]
-        ids = self._pad(tokens, max(map(len, tokens)))
-        self._check(ids)
-        num_masked = self._num_masked(ids)
+        ids = self.pad(rows)
+        documents = self._documents(rows, ids)
+        rates = [self._rate(row) for row in rows]
+        counts = self._counts(ids, rates)
+        width = self._width(counts, rates)
         if self.masks_all:
-            ids = self._pad(tokens, max(ids.shape[1], self._room(ids, num_masked)))
+            ids = self._widen(ids, counts, width)
+        drawn = [self._draw(*row) for row in zip(rows, ids, counts.tolist(), strict=True)]
+        members: np.ndarray = np.repeat(np.arange(len(ids)), counts)
+        places, shown = (np.concatenate(values) for values in zip(*drawn, strict=True))
+        labels = np.full_like(ids, IGNORED_LABEL)
+        labels[members, places] = ids[members, places]
         attended = ids != self.pad_token_id
-        draws = self._draw(ids, attended, [_epoch(row) for row in rows])
-        chosen = _smallest(draws[0], self.is_maskable[ids], num_masked)
-        batch = {
-            "input_ids": self._replace(ids, chosen, draws),
-            "labels": np.where(chosen, ids, IGNORED_LABEL),
-        }
-        if not attended.all():
+        ids[members, places] = shown
+        batch = {"input_ids": ids, "labels": labels}
+        if documents is not None:
+            batch["document_lengths"] = documents
+        elif not attended.all():
             batch["attention_mask"] = attended.astype(np.int64)
         if self.masks_all:
-            batch["masked_positions"] = _positions(chosen, num_masked)
+            batch["masked_positions"] = _columns(places, counts, width)
         return {name: torch.from_numpy(values) for name, values in batch.items()}
 
-    def _pad(self, rows: list[np.ndarray], length: int) -> np.ndarray:
-        """Pad on the right to [B, N], N the next multiple of `pad_to_multiple_of` from `length` on."""
-        length = -(-length // self.pad_to_multiple_of) * self.pad_to_multiple_of
-        ids: np.ndarray = np.full((len(rows), length), self.pad_token_id, dtype=np.int64)
-        for target, row in zip(ids, rows, strict=True):
-            target[: len(row)] = row
-        return ids
+    def spans(self, row: Mapping[str, Any]) -> list[tuple[int, int]]:
+        """The units of a row that are masked, ascending, each as its first position and the one behind its last.
 
-    def _check(self, ids: np.ndarray) -> None:
-        outside = (ids < 0) | (ids >= self.vocab_size)
-        if outside.any():
-            row, column = np.argwhere(outside)[0]
+        Raises:
+            ValueError: as for a batch.
+        """
+        ids = self.pad([row])
+        self._documents([row], ids)
+        places, (begins, lengths), _ = self._choose(row, ids[0], int(self._counts(ids, [self._rate(row)])[0]))
+        return sorted(zip(places[begins].tolist(), (places[begins + lengths - 1] + 1).tolist(), strict=True))
+
+    def _rate(self, row: Mapping[str, Any]) -> float:
+        if len(self.rates) == 1:
+            return self.rates[0]
+        stage = int(row.get("stage", 0))
+        if not 0 <= stage < len(self.rates):
+            raise ValueError(f"a row is of stage {stage}, but mlm_probability has {len(self.rates)} rates")
+        return self.rates[stage]
+
+    def _counts(self, ids: np.ndarray, rates: Sequence[float]) -> np.ndarray:
+        """K of each row, int64 [B]."""
+        wanted = share_of(rates, (ids != self.pad_token_id).sum(axis=1))
+        return np.minimum(wanted, self.is_maskable[ids].sum(axis=1))
+
+    def _width(self, counts: np.ndarray, rates: Sequence[float]) -> int:
+        """Columns of `masked_positions`."""
+        return max(int(counts.max()), 1) if self.length is None else int(share_of(rates, self.length).max())
+
+    def _widen(self, ids: np.ndarray, counts: np.ndarray, width: int) -> np.ndarray:
+        """Pad to the N that holds the visible tokens of every row beside `width` masked ones."""
+        visible = (ids != self.pad_token_id).sum(axis=1) - counts
+        missing = max(int(visible.max()) + width - ids.shape[1], 0)
+        return np.pad(ids, ((0, 0), (0, missing)), constant_values=self.pad_token_id)
+
+    def _documents(self, rows: Sequence[Mapping[str, Any]], ids: np.ndarray) -> np.ndarray | None:
+        """The lengths of the documents of packed rows, int64 [B, D]."""
+        packed = [document_lengths_of(row) for row in rows if row.get("document_lengths") is not None]
+        if not packed:
+            return None
+        if len(packed) < len(rows):
             raise ValueError(
-                f"row {row} of the batch holds the token id {ids[row, column]}, outside the vocabulary of "
-                f"{self.vocab_size} tokens"
+                f"{len(packed)} of the {len(rows)} rows of the batch have document_lengths: give them all or none"
             )
-        blank = (ids == self.pad_token_id).all(axis=1)
-        if blank.any():
-            raise ValueError(f"row {blank.argmax()} of the batch is empty or holds only padding")
+        most = self.max_documents or max(map(len, packed))
+        documents: np.ndarray = np.zeros((len(rows), most), dtype=np.int64)
+        for index, lengths in enumerate(packed):
+            if len(lengths) > most:
+                raise ValueError(f"row {index} of the batch holds {len(lengths)} documents; max_documents is {most}")
+            tokens = ids[index, : len(rows[index]["input_ids"])]
+            if (lengths < 1).any() or lengths.sum() != len(tokens) or (tokens == self.pad_token_id).any():
+                raise ValueError(
+                    f"row {index} of the batch is packed: its document_lengths must be positive and add up to its "
+                    f"{len(tokens)} tokens, none of them padding, got {lengths.tolist()}"
+                )
+            documents[index, : len(lengths)] = lengths
+        return documents
 
-    def _num_masked(self, ids: np.ndarray) -> np.ndarray:
-        """K of each row, [B]."""
-        lengths = (ids != self.pad_token_id).sum(axis=1)
-        wanted = np.floor(self.mlm_probability * lengths + 0.5).astype(np.int64)
-        return np.minimum(np.maximum(wanted, 1), self.is_maskable[ids].sum(axis=1))
+    def _choose(self, row: Mapping[str, Any], ids: np.ndarray, count: int) -> tuple[np.ndarray, Units, Draw]:
+        """Draw the units of a row [N].
 
-    def _room(self, ids: np.ndarray, num_masked: np.ndarray) -> int:
-        """The N that holds the visible tokens of every row beside the K of the batch; more than the longest row
-        only if some row has too few tokens to mask."""
-        visible = (ids != self.pad_token_id).sum(axis=1) - num_masked
-        return int(visible.max() + num_masked.max())
+        Returns:
+            The places of the row's n tokens without padding, the units among these n, and what is left of the draws.
+        """
+        places = np.flatnonzero(ids != self.pad_token_id)
+        tokens = ids[places]
+        draw = self.stream(tokens, epoch_of(row))
+        if count == 0:
+            nothing: np.ndarray = np.empty(0, dtype=np.int64)
+            return places, (nothing, nothing), draw
+        borders = np.cumsum(document_lengths_of(row)[:-1])
+        return places, self.scheme.choose(Row(tokens, self.is_maskable[tokens], borders), count, draw), draw
 
-    def _draw(self, ids: np.ndarray, attended: np.ndarray, epochs: Sequence[int]) -> np.ndarray:
-        """Uniform 64-bit integers [R, B, N]: R = 1 to choose by, and 2 more if predicted tokens are not all masked."""
-        replicas = 1 if self.masks_all else 3
-        draws = np.zeros((replicas, *ids.shape), dtype=np.uint64)
-        for index, (row, keep, epoch) in enumerate(zip(ids, attended, epochs, strict=True)):
-            tokens = row[keep].astype("<i4")
-            key = hashlib.blake2b(tokens, digest_size=16, key=struct.pack("<qq", self.seed, epoch)).digest()
-            # The raw stream of a counter-based generator is the same in every numpy version.
-            generator = np.random.Philox(key=int.from_bytes(key, "little"))
-            draws[:, index, keep] = generator.random_raw(replicas * len(tokens)).reshape(replicas, -1)
-        return draws
-
-    def _replace(self, ids: np.ndarray, chosen: np.ndarray, draws: np.ndarray) -> np.ndarray:
+    def _draw(self, row: Mapping[str, Any], ids: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """The places [K] of a row [N] that are masked, ascending, and the tokens [K] that they show."""
+        places, (begins, lengths), draw = self._choose(row, ids, count)
+        chosen = expand(begins, lengths)
+        order = np.argsort(chosen)
+        chosen = chosen[order]
         if self.masks_all:
-            return np.where(chosen, self.mask_token_id, ids)
-        action = draws[1] / 2.0**64
-        masked = chosen & (action < self.mask_replace_prob)
-        randomised = chosen & ~masked & (action < self.mask_replace_prob + self.random_replace_prob)
-        words = self.replacements[draws[2] % np.uint64(len(self.replacements))]
-        return np.where(masked, self.mask_token_id, np.where(randomised, words, ids))
+            return places[chosen], np.full(count, self.mask_token_id)
+        deciding = np.repeat(begins, lengths)[order] if self.scheme.replaces_units else chosen
+        action = draw(len(places))[deciding] / 2.0**64
+        words = self.replacements[draw(len(places))[chosen] % np.uint64(len(self.replacements))]
+        randomised = action < self.mask_replace_prob + self.random_replace_prob
+        kept_or_random = np.where(randomised, words, ids[places[chosen]])
+        return places[chosen], np.where(action < self.mask_replace_prob, self.mask_token_id, kept_or_random)
 
 
-def _check_probabilities(mlm_probability: float, mask_replace_prob: float, random_replace_prob: float) -> None:
-    if not 0 < mlm_probability < 1:
-        raise ValueError(f"mlm_probability must lie between 0 and 1 (both excluded), got {mlm_probability}")
+class DeletionCollator(RowCollator):
+    """Deletes tokens of rows whose whole text is to be predicted: the noise of TSDAE (Wang et al., 2021).
+
+    Of each row K tokens are deleted, K being `deletion_probability` times its length (special tokens included),
+    rounded; the others keep their order. Special tokens stay, and a row with fewer others loses all of these.
+
+    Args:
+        tokenizer: names the padding and other special tokens.
+        deletion_probability: share of a row's tokens to delete, between 0 and 1 exclusive.
+        seed: another seed, other tokens.
+        length: pad the labels of every batch to this length N, and what is left of the rows to N - K of a row of N
+            tokens; longer only if some row has too few tokens to delete.
+        vocab_size: token ids of the model, if it has more than the tokenizer.
+
+    Raises:
+        ValueError: a probability outside its range, a tokenizer without padding token, or one with more tokens than
+            `vocab_size`.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        deletion_probability: float = 0.6,
+        seed: int = 0,
+        length: int | None = None,
+        vocab_size: int | None = None,
+    ) -> None:
+        super().__init__(tokenizer, seed, length, vocab_size)
+        (self.rate,) = checked_rates("deletion_probability", deletion_probability)
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+        """Collate B rows.
+
+        Args:
+            rows: each with `input_ids` (token ids, special tokens in place) and `epoch` (an integer); not packed.
+
+        Returns:
+            `input_ids` [B, N'], what is left of the rows; `attention_mask` [B, N']; `labels` [B, N], the whole rows,
+            -100 on padding. All int64.
+
+        Raises:
+            ValueError: as `MaskingCollator`, or packed rows.
+        """
+        if any(row.get("document_lengths") is not None for row in rows):
+            raise ValueError("deletion noise takes rows of one document each, not packed ones (document_lengths)")
+        ids = self.pad(rows)
+        kept = [self._keep(row, target) for row, target in zip(rows, ids, strict=True)]
+        width = max(map(len, kept))
+        if self.length is not None:
+            width = max(width, self.length - int(share_of([self.rate], self.length)[0]))
+        left: np.ndarray = np.full((len(ids), width), self.pad_token_id, dtype=np.int64)
+        for target, tokens in zip(left, kept, strict=True):
+            target[: len(tokens)] = tokens
+        batch = {
+            "input_ids": left,
+            "attention_mask": (left != self.pad_token_id).astype(np.int64),
+            "labels": np.where(ids == self.pad_token_id, IGNORED_LABEL, ids),
+        }
+        return {name: torch.from_numpy(values) for name, values in batch.items()}
+
+    def _keep(self, row: Mapping[str, Any], ids: np.ndarray) -> np.ndarray:
+        """What is left of a row [N] without its padding."""
+        tokens = ids[ids != self.pad_token_id]
+        maskable = self.is_maskable[tokens]
+        count = min(int(share_of([self.rate], len(tokens))[0]), int(maskable.sum()))
+        draw = self.stream(tokens, epoch_of(row))
+        return np.delete(tokens, smallest(draw(len(tokens)), maskable, count))
+
+
+def _check_replacement(mask_replace_prob: float, random_replace_prob: float) -> None:
     if min(mask_replace_prob, random_replace_prob) < 0 or mask_replace_prob + random_replace_prob > 1:
         raise ValueError(
             "mask_replace_prob and random_replace_prob must not be negative and add up to at most 1, got "
@@ -170,31 +310,8 @@ def _check_probabilities(mlm_probability: float, mask_replace_prob: float, rando
         )
 
 
-def _epoch(row: Mapping[str, Any]) -> int:
-    try:
-        return int(row["epoch"])
-    except KeyError:
-        raise ValueError(
-            "the rows carry no 'epoch', so every epoch would get the same masks: wrap the dataset with "
-            "training_concept.data.with_epochs and, with Trainer, set remove_unused_columns=False"
-        ) from None
-
-
-def _smallest(draws: np.ndarray, maskable: np.ndarray, num_masked: np.ndarray) -> np.ndarray:
-    """Mark, in each row, the `num_masked` maskable positions with the smallest draws: a sample without replacement.
-
-    draws, maskable [B, N] and num_masked [B] -> bool [B, N].
-    """
-    keys = np.where(maskable, draws, LARGEST_DRAW)
-    last = np.maximum(num_masked - 1, 0)[:, None]
-    threshold = np.take_along_axis(np.sort(keys, axis=1), last, axis=1)
-    return maskable & (keys <= threshold)
-
-
-def _positions(chosen: np.ndarray, num_masked: np.ndarray) -> np.ndarray:
-    """Columns of the marked places, [B, max(num_masked)], filled up with -1."""
-    rows, columns = np.nonzero(chosen)
-    slots = np.arange(len(rows)) - np.repeat(np.cumsum(num_masked) - num_masked, num_masked)
-    positions = np.full((len(chosen), max(num_masked.max(), 1)), NO_POSITION, dtype=np.int64)
-    positions[rows, slots] = columns
-    return positions
+def _columns(places: np.ndarray, counts: np.ndarray, width: int) -> np.ndarray:
+    """The places of all rows, one row after the other, as [B, width], filled up with -1."""
+    columns: np.ndarray = np.full((len(counts), width), NO_POSITION, dtype=np.int64)
+    columns[np.arange(width) < counts[:, None]] = places
+    return columns

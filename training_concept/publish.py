@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Makes the output folder of a run fit for others: model card, loss curve, and the upload to the Hub."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ from transformers.trainer import TRAINING_ARGS_NAME
 
 from configuration_concept import ConceptEncoderConfig
 from training_concept.arguments import ConceptTrainingArguments, DataArguments
+from training_concept.recipes import PACKAGE_PREFIX, Source, recipe_from_arguments
 from training_concept.report import loading_code
-from training_concept.sources import PACKAGE_PREFIX
 
 CARD_TEMPLATE = Path(__file__).parents[1] / "model_cards" / "masked_lm.md"
 LOSS_CURVE = "loss_curve.png"
@@ -49,6 +50,7 @@ def write_card(
     args, model = trainer.args, trainer.model
     name = trainer.hub_model_id or Path(args.output_dir).resolve().name
     concepts = _describe_concepts(model)
+    rates = data_args.mlm_probability_schedule or [data_args.mlm_probability]
     card = ModelCard.from_template(
         _card_data(args, data_args, name, metrics, bool(concepts)),
         template_path=str(CARD_TEMPLATE),
@@ -58,7 +60,7 @@ def write_card(
         parameters=model.num_parameters(),
         loading_code=loading_code(name, trust_remote_code=bool(concepts)),
         example_code=_example_code(examples),
-        masking=f"{data_args.mlm_probability:.0%} of a row's tokens",
+        masking=f"{rates[-1]:.0%} of a row's tokens",
         evaluation_data=_evaluation_data(data_args),
         results_table=table,
         loss_curve=LOSS_CURVE,
@@ -86,25 +88,24 @@ def push(trainer: Trainer) -> str:
     return commit.commit_url
 
 
-def dataset_identity(data_args: DataArguments) -> tuple[str | None, str]:
-    """The dataset's id on the Hub, `None` for text from elsewhere, and a short name for it."""
-    name = data_args.dataset_name
-    if not name:
-        return None, Path(data_args.validation_file or data_args.train_file or "").stem
-    if name.startswith(PACKAGE_PREFIX):
-        return None, name.removeprefix(PACKAGE_PREFIX)
-    return (None, Path(name).name) if Path(name).exists() else (name, name)
+def dataset_identity(source: Source) -> tuple[str | None, str]:
+    """The id of the source's dataset on the Hub, `None` for text from elsewhere, and a short name for it."""
+    path = source.path
+    if path is None or path.startswith(PACKAGE_PREFIX) or Path(path).exists():
+        return None, source.label
+    return path, path
 
 
 def _card_data(
     args: ConceptTrainingArguments, data_args: DataArguments, name: str, metrics: dict[str, float], has_code: bool
 ) -> ModelCardData:
-    hub_id, short_name = dataset_identity(data_args)
+    identities = [dataset_identity(source) for source in recipe_from_arguments(data_args).sources]
+    names = ", ".join(short_name for _, short_name in identities)
     results = [
         EvalResult(
             task_type="fill-mask",
-            dataset_type=hub_id or short_name,
-            dataset_name=short_name,
+            dataset_type=names,
+            dataset_name=names,
             dataset_split=data_args.validation_split,
             metric_type=metric,
             metric_name=label,
@@ -119,7 +120,7 @@ def _card_data(
         library_name="transformers",
         pipeline_tag="fill-mask",
         tags=["masked-lm", "encoder"] + (["concept-encoder", "custom_code"] if has_code else []),
-        datasets=[hub_id] if hub_id else None,
+        datasets=[hub_id for hub_id, _ in identities if hub_id] or None,
         metrics=["accuracy", "perplexity"],
         model_name=name,
         eval_results=results or None,
@@ -146,19 +147,25 @@ def _example_code(examples: list[tuple[str, str]]) -> str:
 
 
 def _training_data(data_args: DataArguments) -> str:
-    hub_id, short_name = dataset_identity(data_args)
     if data_args.train_file:
         return f"the file {Path(data_args.train_file).name}"
-    if not hub_id:
-        return f"the training split of `{short_name}`"
-    config = f" ({data_args.dataset_config_name})" if data_args.dataset_config_name else ""
-    return f"the training split of [{hub_id}](https://huggingface.co/datasets/{hub_id}){config}"
+    recipe = recipe_from_arguments(data_args)
+    return "; ".join(_describe_source(source, recipe.weights) for source in recipe.sources)
+
+
+def _describe_source(source: Source, weights: Mapping[str, float] | None) -> str:
+    hub_id, short_name = dataset_identity(source)
+    name = f"[{hub_id}](https://huggingface.co/datasets/{hub_id})" if hub_id else f"`{short_name}`"
+    share = f"{weights[source.label] / sum(weights.values()):.0%} of the rows" if weights else ""
+    notes = ", ".join(filter(None, (source.name, share, source.license)))
+    return f"the training split of {name}" + (f" ({notes})" if notes else "")
 
 
 def _evaluation_data(data_args: DataArguments) -> str:
     if data_args.validation_file:
         return f"the file {Path(data_args.validation_file).name}"
-    return f"the {data_args.validation_split} split of {dataset_identity(data_args)[1]}"
+    names = [dataset_identity(source)[1] for source in recipe_from_arguments(data_args).sources]
+    return f"the {data_args.validation_split} split of {', '.join(names)}"
 
 
 def _settings(trainer: Trainer, data_args: DataArguments, metrics: dict[str, float]) -> dict[str, str]:

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from datasets import DatasetDict
+from datasets import concatenate_datasets
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, pipeline
 
@@ -17,8 +17,9 @@ from evaluation_concept.baselines import (
     fit_bag_of_words_weight,
     unigram_baseline,
 )
-from training_concept.data import with_epochs
 from training_concept.masking import MaskingCollator
+from training_concept.mixture import MixtureDataset
+from training_concept.rows import RunRows
 
 ROWS = {"this model": "eval_", "bag of words": "eval_bag_of_words_", "unigram": "eval_unigram_"}
 COLUMNS = {"loss": "{:.3f}", "accuracy": "{:.3f}", "perplexity": "{:.1f}"}
@@ -32,15 +33,15 @@ SENTENCES = (
 ROWS_TO_FIT = 1024
 
 
-def baseline_metrics(
-    rows: DatasetDict, collator: MaskingCollator, tokenizer: PreTrainedTokenizerBase
-) -> dict[str, float]:
+def baseline_metrics(rows: RunRows, collator: MaskingCollator, tokenizer: PreTrainedTokenizerBase) -> dict[str, float]:
     """Loss, accuracy and perplexity of unigram and bag of words on the masks that the model is evaluated on."""
     load = partial(DataLoader, batch_size=32, collate_fn=collator)
-    statistics = TokenStatistics.from_chunks(rows["train"], collator.vocab_size, tokenizer.all_special_ids)
-    picked = np.linspace(0, len(rows["train"]) - 1, min(ROWS_TO_FIT, len(rows["train"])), dtype=int)
-    weight = fit_bag_of_words_weight(statistics, load(with_epochs(rows["train"].select(picked))))
-    batches = load(with_epochs(rows["validation"]))
+    wrap = partial(MixtureDataset, num_stages=len(collator.rates))
+    train = concatenate_datasets(list(rows.train[-1].values()))
+    statistics = TokenStatistics.from_chunks(train, collator.vocab_size, tokenizer.all_special_ids)
+    picked = np.linspace(0, len(train) - 1, min(ROWS_TO_FIT, len(train)), dtype=int)
+    weight = fit_bag_of_words_weight(statistics, load(wrap([{"train": train.select(picked)}])))
+    batches = load(wrap([rows.validation]))
     scores = {
         "unigram": unigram_baseline(statistics, batches),
         "bag_of_words": bag_of_words_baseline(statistics, weight, batches),

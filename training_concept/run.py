@@ -5,9 +5,9 @@
 import hashlib
 import json
 import logging
-import os
 import re
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,9 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from training_concept.arguments import DataArguments, ModelArguments
 from training_concept.errors import FinishedRunError
+from training_concept.files import write_json
+from training_concept.recipes import DataRecipe, RecipeArguments, recipe_from_arguments
+from training_concept.rows import RowCounts
 
 logger = logging.getLogger(__name__)
 
@@ -25,15 +28,17 @@ RUN_FILE = "run.json"
 
 # What may differ between two starts of one run: it changes where data lies or how fast it comes, not what is learned.
 _IRRELEVANT_DATA_ARGUMENTS = {"preprocessing_num_workers", "overwrite_cache"}
+# Of these the recipe says what they come to.
+_SOURCE_ARGUMENTS = set(RecipeArguments.__annotations__)
 
 
 def describe_run(
     model_args: ModelArguments, data_args: DataArguments, training_args: TrainingArguments, config: PreTrainedConfig
 ) -> dict[str, Any]:
     """Everything that two starts must agree on to be one run: model, tokenizer, data and seeds, as JSON values."""
-    data = {key: value for key, value in asdict(data_args).items() if key not in _IRRELEVANT_DATA_ARGUMENTS}
-    # A file is what it holds, wherever it lies.
-    data |= {name: _digest(Path(data[name])) for name in ("train_file", "validation_file") if data[name]}
+    left_out = _IRRELEVANT_DATA_ARGUMENTS | _SOURCE_ARGUMENTS
+    data = {key: value for key, value in asdict(data_args).items() if key not in left_out}
+    data |= {"pmi_vocabulary": _digest(data_args.pmi_vocabulary), **_describe_recipe(recipe_from_arguments(data_args))}
     configuration = {key: value for key, value in config.to_diff_dict().items() if key != "transformers_version"}
     description = {
         "configuration": configuration,
@@ -67,8 +72,6 @@ def find_checkpoint(training_args: TrainingArguments, description: dict[str, Any
         return None
     checkpoint = check_weights(Path(chosen))
     logger.warning("Going on from %s.", checkpoint)
-    if description["data"]["streaming"] and _state(checkpoint)["epoch"] >= 1:
-        logger.warning("Past the first pass over a stream, rows come in another order than without the interruption.")
     return checkpoint
 
 
@@ -99,12 +102,13 @@ def write_results(folder: Path, results: dict[str, dict[str, float]]) -> None:
     write_json(path, together)
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write `content` to `path` as a whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    draft.replace(path)
+def write_counts(folder: Path, counts: Mapping[str, Mapping[str, RowCounts]]) -> None:
+    """Write what became of the documents, by role and source, to data.json."""
+    content = {
+        role: {label: asdict(counted) | {"efficiency": counted.efficiency} for label, counted in sources.items()}
+        for role, sources in counts.items()
+    }
+    write_json(folder / "data.json", content)
 
 
 def check_weights(folder: Path) -> Path:
@@ -153,11 +157,31 @@ def _is_complete(checkpoint: Path) -> bool:
     return True
 
 
-def _digest(path: Path) -> str | None:
-    if not path.is_file():  # said where the file is read
-        return None
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+def _describe_recipe(recipe: DataRecipe) -> dict[str, Any]:
+    """The recipe by content, its sources by name; texts on this machine are what they hold, wherever they lie."""
+    sources = {source.label: asdict(source) for source in recipe.sources}
+    for source in sources.values():
+        del source["license"]  # a note
+        source |= {"path": _digest(source["path"]), "data_files": _digest(source["data_files"])}
+    return recipe.to_dict() | {"sources": sources}
+
+
+def _digest(files: Any) -> Any:
+    """In place of paths: a digest of a file, and of the names and sizes in a folder; else (a name) what was given."""
+    if isinstance(files, dict):
+        return {key: _digest(value) for key, value in files.items()}
+    if isinstance(files, list):
+        return [_digest(value) for value in files]
+    path = Path(files or "")
+    if path.is_file():
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+    if files and path.is_dir():
+        inside = sorted(
+            (str(item.relative_to(path)), item.stat().st_size) for item in path.rglob("*") if item.is_file()
+        )
+        return hashlib.blake2b(repr(inside).encode(), digest_size=16).hexdigest()
+    return files
 
 
 def _differences(theirs: dict[str, Any], ours: dict[str, Any], prefix: str = "") -> list[str]:

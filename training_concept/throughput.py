@@ -104,9 +104,12 @@ class ThroughputMeter:
         self._clear()
 
     def update(self, inputs: Mapping[str, torch.Tensor], flops: float) -> None:
-        """Count a batch on its way in: `input_ids [B, N]`, `labels [B, N]`, maybe `attention_mask [B, N]`."""
-        mask = inputs.get("attention_mask")
-        tokens = inputs["input_ids"].numel() if mask is None else mask.sum()
+        """
+        Count a batch on its way in: `input_ids [B, N]`, `labels [B, N]`, and where rows are padded `attention_mask
+        [B, N]` or `document_lengths [B, D]`.
+        """
+        real = inputs.get("document_lengths", inputs.get("attention_mask"))
+        tokens = inputs["input_ids"].numel() if real is None else real.sum()
         self._tokens += tokens
         self._masked_tokens += inputs["labels"].ne(-100).sum()
         self._flops += flops

@@ -9,15 +9,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import EvalPrediction, PreTrainedModel, Trainer
 from transformers.trainer import TRAINING_ARGS_NAME
 
-from modeling_concept.modeling_concept import labels_at
+from modeling_concept.losses import labels_at
 from training_concept.arguments import ConceptTrainingArguments
-from training_concept.data import ChunkSampler
+from training_concept.mixture import MixtureDataset, MixtureSampler
 from training_concept.throughput import TRAINING_PASSES, ThroughputMeter, count_forward_flops
 
 logger = logging.getLogger(__name__)
@@ -53,11 +54,26 @@ def masked_lm_sums(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return torch.stack([blank.masked_scatter(scored, column.float()).sum(1) for column in columns], dim=1)
 
 
-def masked_lm_metrics(prediction: EvalPrediction) -> dict[str, float]:
-    """Loss (nats), accuracy and perplexity over all scored tokens, from the rows of `masked_lm_sums`."""
-    nll, hits, count = prediction.predictions.sum(axis=0, dtype="float64")
+def takes_documents(model: PreTrainedModel) -> bool:
+    """Whether `model` tells the documents of a row apart (`document_lengths`), as concept encoders do."""
+    return "document_lengths" in inspect.signature(model.forward).parameters
+
+
+def masked_lm_metrics(prediction: EvalPrediction, sizes: Mapping[str, int] | None = None) -> dict[str, float]:
+    """
+    Loss (nats), accuracy and perplexity over all scored tokens, from the rows of `masked_lm_sums`.
+
+    If the rows are those of several sources, `sizes` of them one behind the other, each has its loss as well.
+    """
+    sums = prediction.predictions.astype("float64")
+    nll, hits, count = sums.sum(axis=0)
     loss = nll / count
-    return {"loss": loss, "accuracy": hits / count, "perplexity": math.exp(loss) if loss < 700 else math.inf}
+    metrics = {"loss": loss, "accuracy": hits / count, "perplexity": math.exp(loss) if loss < 700 else math.inf}
+    if sizes is None or len(sizes) < 2:
+        return metrics
+    parts = np.split(sums, np.cumsum(list(sizes.values()))[:-1])
+    by_source = {label: part.sum(axis=0) for label, part in zip(sizes, parts, strict=True)}
+    return metrics | {f"{label}_loss": part[0] / part[2] for label, part in by_source.items()}
 
 
 def _check_fills_batch(dataset: Any, batch_size: int) -> None:
@@ -74,7 +90,8 @@ class ConceptTrainer(Trainer):
 
     Evaluation keeps three sums of a row instead of its logits, so that its figures are averages over tokens, whatever
     the batch size, and nothing of size `[B, N, V]` is gathered. Models that decode given positions get them; for
-    others the loss is normalised here, over the whole step. Every logged loss comes with the throughput.
+    others the loss is normalised here, over the whole step. Every logged loss comes with the throughput. Sources of a
+    mixture are evaluated together and one by one.
 
     Raises:
         ValueError: if incomplete batches are dropped and the training data does not fill one.
@@ -84,6 +101,7 @@ class ConceptTrainer(Trainer):
 
     def __init__(self, model: PreTrainedModel, args: ConceptTrainingArguments, **kwargs: Any) -> None:
         self._decodes_positions = decodes_positions(model)
+        self._eval_sizes: Mapping[str, int] | None = None
         # cuDNN's attention gave NaN gradients for queries on an H100 (torch 2.11) where every other kernel is right.
         torch.backends.cuda.enable_cudnn_sdp(False)
         if args.dataloader_drop_last:
@@ -92,7 +110,7 @@ class ConceptTrainer(Trainer):
             model,
             args,
             compute_loss_func=None if self._decodes_positions else masked_lm_loss,
-            compute_metrics=masked_lm_metrics,
+            compute_metrics=self._metrics,
             **kwargs,
         )
         self.throughput = ThroughputMeter(self.accelerator, args.peak_flops)
@@ -163,15 +181,22 @@ class ConceptTrainer(Trainer):
             loader = super().get_eval_dataloader(eval_dataset)
         finally:
             self.args.dataloader_drop_last = drop_last
+        self._eval_sizes = getattr(loader.dataset, "sizes", [None])[-1]
         # A loader with persistent workers is kept, and takes its second pass for a second epoch.
         loader.iteration = 0
         return loader
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
         dataset = self.train_dataset if train_dataset is None else train_dataset
-        if self.args.train_sampling_strategy != "random" or not hasattr(dataset, "__len__"):
+        if self.args.train_sampling_strategy != "random" or not isinstance(dataset, MixtureDataset):
             return super()._get_train_sampler(train_dataset)
-        return ChunkSampler(dataset, self.args.seed if self.args.data_seed is None else self.args.data_seed)
+        rows_per_step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        steps = self.args.max_steps
+        num_visits = steps * rows_per_step if steps > 0 else math.ceil(self.args.num_train_epochs * len(dataset))
+        return MixtureSampler(dataset, self.args.data_seed_or_seed, num_visits)
+
+    def _metrics(self, prediction: EvalPrediction) -> dict[str, float]:
+        return masked_lm_metrics(prediction, self._eval_sizes)
 
     def _prepare_inputs(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         inputs = super()._prepare_inputs(inputs)

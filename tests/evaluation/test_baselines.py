@@ -75,6 +75,23 @@ def test_the_bag_of_words_loss_is_that_of_a_hand_calculation(
     assert score.accuracy == 0.25
 
 
+def test_a_packed_document_is_scored_as_if_it_stood_alone(
+    statistics: TokenStatistics, batch: dict[str, torch.Tensor]
+) -> None:
+    # Both rows in one, the padding behind them, and a second row of the first document alone.
+    packed, lengths = {}, torch.tensor([[7, 5], [7, 0]])
+    for name in ("input_ids", "labels"):
+        first, second = batch[name][0], batch[name][1]
+        packed[name] = torch.stack(
+            [torch.cat([first, second]), torch.cat([first, second[5:], second[5:].repeat(3)[:5]])]
+        )
+    alone = {name: torch.cat([batch[name], batch[name][:1]]) for name in ("input_ids", "labels")}
+    score = bag_of_words_baseline(statistics, 0.25, [packed | {"document_lengths": lengths}])
+    assert score == pytest.approx(bag_of_words_baseline(statistics, 0.25, [alone]))
+    weight = fit_bag_of_words_weight(statistics, [packed | {"document_lengths": lengths}])
+    assert weight == fit_bag_of_words_weight(statistics, [alone])
+
+
 def test_a_row_that_shows_nothing_has_the_unigram_as_its_bag(statistics: TokenStatistics) -> None:
     bare = {"input_ids": torch.tensor([[CLS, MASK, SEP]]), "labels": torch.tensor([[-100, 4, -100]])}
     assert bag_of_words_baseline(statistics, 0.9, [bare]) == unigram_baseline(statistics, [bare])

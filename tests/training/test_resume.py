@@ -2,22 +2,28 @@
 # SPDX-License-Identifier: Apache-2.0
 """A run that was interrupted ends as if it had not been; the number of processes changes nothing."""
 
+import json
 import logging
+import math
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from datasets import IterableDataset
 from packaging.version import Version
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 from transformers.trainer import DEFAULT_CALLBACKS
 
-from tests.training.tiny_run import arguments, logged, record_batches, train
+from tests.training.tiny_run import arguments, logged, record_batches, train, write_text
 from training_concept.errors import FinishedRunError
+from training_concept.sources import SourceError
 
 ROOT = Path(__file__).parents[2]
 # 6 steps make an epoch: interrupted in the second one, two steps behind a checkpoint.
@@ -93,14 +99,87 @@ def test_a_run_resumes_at_its_last_checkpoint_with_other_workers(tmp_path, unint
     assert_same_end(tmp_path, uninterrupted)
 
 
-@pytest.mark.parametrize(("step", "passes"), [(5, 0), (10, 1)])
-def test_a_stream_resumes_exactly_in_its_first_pass(tmp_path_factory, monkeypatch, caplog, step, passes):
-    folder, other = tmp_path_factory.mktemp("interrupted"), tmp_path_factory.mktemp("uninterrupted")
-    interrupted(folder, monkeypatch, step, streaming=True)
-    for path in (folder, other):
-        train(path, **INTERRUPTIBLE, streaming=True)
-    assert ("another order than without the interruption" in caplog.text) == (passes > 0)
-    assert (logged(folder / "out") == logged(other / "out")) == (passes == 0)
+def mixture_recipe(folder: Path, streaming: bool) -> str:
+    """A recipe of two sources in several files each, of which the smaller one counts more."""
+    sources: dict[str, dict] = {}
+    for number, (name, weight) in enumerate({"large": 1, "small": 2}.items()):
+        files = folder / "texts" / name
+        files.mkdir(parents=True, exist_ok=True)
+        for shard in range(3):
+            write_text(files / f"train-{shard}.txt", lines=6 - 3 * number, seed=10 * number + shard)
+        sources[name] = {"path": str(files), "weight": weight}
+    recipe = {"sources": sources, "streaming": streaming, "validation_split_percentage": 20}
+    (folder / "recipe.yaml").write_text(json.dumps(recipe))
+    return str(folder / "recipe.yaml")
+
+
+# Each makes a few passes in its 11 steps.
+DATA = {
+    "packed rows": {"packing": "documents", "max_documents_per_row": 4},
+    "mixture": {"packing": "documents", "mixture": False},
+    "curriculum": {
+        "packing": "documents", "mixture": False,
+        "mlm_probability_schedule": [0.5, 0.3], "document_length_schedule": [16, 32, 64],
+    },
+    "stream": {"streaming": True},
+    "stream of lines": {"streaming": True, "packing": None, "line_by_line": True, "max_seq_length": 96},
+    "stream of packed rows": {"streaming": True, "packing": "documents", "max_documents_per_row": 4},
+    "stream of a mixture": {"mixture": True, "shuffle_buffer_size": 7},
+}  # fmt: skip
+
+
+def data_settings(folder: Path, name: str) -> dict[str, Any]:
+    settings = dict(DATA[name])
+    if (streaming := settings.pop("mixture", None)) is not None:
+        settings |= {"data_recipe": mixture_recipe(folder, streaming), "train_file": None, "validation_file": None}
+    return INTERRUPTIBLE | {"do_eval": False} | settings
+
+
+@pytest.mark.parametrize(
+    ("name", "workers"), [*((name, 0) for name in DATA), ("curriculum", 2), ("stream of a mixture", 2)]
+)
+def test_any_data_goes_on_bit_for_bit(tmp_path, monkeypatch, name, workers):
+    settings = data_settings(tmp_path, name)
+    if "stream" in name:  # their order follows from the number of workers
+        settings["dataloader_num_workers"] = workers
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    train(tmp_path, output_dir=str(whole / "out"), **settings)
+    settings |= {"dataloader_num_workers": workers, "output_dir": str(parts / "out")}
+    interrupted(tmp_path, monkeypatch, **settings)
+
+    train(tmp_path, **settings)
+
+    assert_same_end(parts, whole)
+
+
+def test_a_run_whose_source_broke_off_goes_on_when_it_is_back(tmp_path, monkeypatch):
+    settings = data_settings(tmp_path, "stream of a mixture")
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    working, read, alive = IterableDataset.iter, [], math.inf
+
+    def counted(self: IterableDataset, *args: Any, **kwargs: Any) -> Iterator[dict[str, list]]:
+        for batch in working(self, *args, **kwargs):
+            read.append(batch)
+            if len(read) > alive:
+                raise ConnectionError("the line is dead")
+            yield batch
+
+    with monkeypatch.context() as patch:
+        patch.setattr(IterableDataset, "iter", counted)
+        train(tmp_path, output_dir=str(whole / "out"), **settings)
+    alive = 0.8 * len(read)
+    read.clear()
+    settings["output_dir"] = str(parts / "out")
+    with monkeypatch.context() as patch:
+        patch.setattr("training_concept.sources.time.sleep", lambda seconds: None)
+        patch.setattr(IterableDataset, "iter", counted)
+        with pytest.raises(SourceError, match=r"source (large|small) broke off after \d+ documents: the line is dead"):
+            train(tmp_path, **settings)
+    assert (parts / "out" / "checkpoint-4").is_dir()
+
+    train(tmp_path, **settings)
+
+    assert_same_end(parts, whole)
 
 
 def test_going_on_warns_of_nothing_but_missing_weights(tmp_path, monkeypatch, caplog):
@@ -190,6 +269,26 @@ def test_the_folder_of_another_run_is_refused_and_left_alone(tmp_path, uninterru
     assert {path: path.stat().st_mtime_ns for path in output.rglob("*")} == contents
 
 
+def test_a_recipe_is_what_it_says_and_its_files_what_they_hold(tmp_path):
+    recipe = Path(mixture_recipe(tmp_path, streaming=False))
+    given = {"data_recipe": str(recipe), "train_file": None, "validation_file": None, "packing": "documents"}
+    train(tmp_path, **given)
+    moved = recipe.rename(tmp_path / "moved.yaml")
+    (tmp_path / "texts").rename(tmp_path / "elsewhere")
+    content = moved.read_text().replace("/texts/", "/elsewhere/")
+    moved.write_text(content)
+    with pytest.raises(FinishedRunError):
+        train(tmp_path, **given | {"data_recipe": str(moved)})
+
+    moved.write_text(content.replace('"weight": 2', '"weight": 3'))
+    with pytest.raises(ValueError, match=r"data\.sources\.small\.weight is 2 there and 3 here"):
+        train(tmp_path, **given | {"data_recipe": str(moved)})
+    moved.write_text(content)
+    write_text(tmp_path / "elsewhere" / "small" / "train-3.txt", lines=1)
+    with pytest.raises(ValueError, match=r"holds another run .*data\.sources\.small\.path is"):
+        train(tmp_path, **given | {"data_recipe": str(moved)})
+
+
 def test_the_folder_of_a_stranger_is_refused_and_left_alone(tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.tex").write_text("precious")
@@ -205,12 +304,12 @@ def test_checkpoints_carry_their_code(uninterrupted):
     assert {"configuration_concept.py", "modeling_concept.py", "attention.py", "tokenizer.json"} <= files
 
 
-def launch(folder: Path, *script: str) -> subprocess.CompletedProcess:
+def launch(folder: Path, *script: str, **settings: Any) -> subprocess.CompletedProcess:
     """Start two processes that share the batches of `SHARED` between them."""
     launcher = f"{sys.executable} -m accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1"
     launcher += " --mixed_precision no --dynamo_backend no --main_process_port 0"
     shares = {"per_device_train_batch_size": 3, "ddp_backend": "gloo", "ddp_find_unused_parameters": False}
-    command = [*launcher.split(), *script, *arguments(folder, **SHARED | shares)]
+    command = [*launcher.split(), *script, *arguments(folder, **SHARED | settings | shares)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
 
@@ -228,6 +327,19 @@ def test_two_processes_train_as_one_does(tmp_path_factory):
 
     assert finished.returncode == 0, finished.stderr
     assert finished.stdout.count("Load it with") == 1
+    assert_close_to_one_process(pair, single)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["curriculum", "stream of lines", "stream of a mixture"])
+def test_two_processes_share_any_data(tmp_path_factory, name):
+    pair, single = tmp_path_factory.mktemp("pair"), tmp_path_factory.mktemp("single")
+    settings = SHARED | data_settings(single, name) | {"do_eval": True}
+    train(single, **settings | SHARED)
+
+    finished = launch(pair, "run_mlm.py", **settings)
+
+    assert finished.returncode == 0, finished.stderr
     assert_close_to_one_process(pair, single)
 
 

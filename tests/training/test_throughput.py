@@ -89,6 +89,13 @@ def test_the_meter_counts_real_tokens_and_leaves_pauses_out(monkeypatch):
     assert meter.total == Amounts(6.0, 1, BATCH * (2 * LENGTH - 4), BATCH * 12, 2e6)
 
 
+def test_the_meter_counts_packed_documents_without_what_follows_them():
+    meter = ThroughputMeter(Accelerator(cpu=True))
+    meter.update(batch(7) | {"document_lengths": torch.tensor([[10, 4, 0], [LENGTH, 0, 0], [1, 2, 3]])}, flops=1.0)
+    meter.report(steps=1)
+    assert meter.total.tokens == 14 + LENGTH + 6
+
+
 def test_counting_never_waits_for_the_device():
     # A tensor of the meta device has no values, and refuses whoever asks for one.
     device = SimpleNamespace(device=torch.device("meta"), num_processes=1, reduce=lambda counts: counts)

@@ -16,8 +16,8 @@ from configuration_concept import ConceptEncoderConfig
 from modeling_concept import ConceptEncoderForMaskedLM, register_auto_classes
 from tests.training.tiny_run import record_batches
 from training_concept.arguments import ConceptTrainingArguments
-from training_concept.data import with_epochs
 from training_concept.masking import MaskingCollator
+from training_concept.mixture import MixtureDataset, with_epochs
 from training_concept.tokenization import train_tokenizer
 from training_concept.trainer import ConceptTrainer, labels_at, masked_lm_sums
 
@@ -103,6 +103,22 @@ def test_evaluation_averages_over_masked_tokens_for_every_batch_size(tmp_path, t
         assert figure["eval_loss"] == pytest.approx(loss.item(), abs=1e-5)
         assert figure["eval_accuracy"] == pytest.approx(accuracy.item(), abs=1e-6)
         assert figure["eval_perplexity"] == pytest.approx(loss.exp().item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("batch_size", [2, 64])
+def test_every_source_of_a_mixture_has_its_loss(tmp_path, tokenizer, batch_size):
+    model = build("concept_encoder")
+    sources = {"first": rows(5, shortest=6, longest=40), "second": rows(3, shortest=10, longest=20)}
+    settings = {"per_device_eval_batch_size": batch_size}
+    alone = {name: trainer(model, tmp_path, tokenizer, data, **settings).evaluate() for name, data in sources.items()}
+    together = trainer(model, tmp_path, tokenizer, sources["first"], **settings)
+    together.eval_dataset = MixtureDataset([sources])
+    figures = together.evaluate()
+    for name, figure in alone.items():
+        assert figures[f"eval_{name}_loss"] == pytest.approx(figure["eval_loss"], abs=1e-5)
+        assert f"eval_{name}_loss" not in figure
+    assert min(alone[name]["eval_loss"] for name in sources) < figures["eval_loss"]
+    assert figures["eval_loss"] < max(alone[name]["eval_loss"] for name in sources)
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -46,6 +46,7 @@ def settings(folder: Path, model: str = "concept_encoder", **changes: Any) -> di
         "train_file": str(texts["train"]),
         "validation_file": str(texts["validation"]),
         "max_seq_length": 64,
+        "packing": "stream",
         "output_dir": str(folder / "out"),
         "do_train": True,
         "do_eval": True,
@@ -62,7 +63,10 @@ def settings(folder: Path, model: str = "concept_encoder", **changes: Any) -> di
 
 def arguments(folder: Path, model: str = "concept_encoder", **changes: Any) -> list[str]:
     """`settings` as command-line arguments; a change to None leaves a setting out."""
-    return [f"--{name}={value}" for name, value in settings(folder, model, **changes).items()]
+    flags = []
+    for name, value in settings(folder, model, **changes).items():
+        flags += [f"--{name}", *map(str, value)] if isinstance(value, list) else [f"--{name}={value}"]
+    return flags
 
 
 def train(folder: Path, model: str = "concept_encoder", **changes: Any) -> dict[str, float]:
