@@ -3,8 +3,8 @@
 """
 A toy that content-based positions solve and absolute ones do not: find the k-th last sign among noise.
 
-A row is a stretch of tokens, one in four of them a sign of one of eight kinds, the rest noise, and a query that names
-k in 1..4. The answer is the kind of the k-th sign from the end, wherever that is. It stands for the selective copying
+A row is a stretch of tokens, one in eight of them a sign of one of eight kinds, the rest noise, and a query that names
+k in 1..8. The answer is the kind of the k-th sign from the end, wherever that is. It stands for the selective copying
 and counting tasks of CoPE (arXiv 2405.18719, section 5).
 """
 
@@ -14,13 +14,13 @@ from torch import nn
 from configuration_concept import ConceptEncoderConfig
 from modeling_concept.attention import ConceptAttention, ConceptBlock, ContextualAttention
 
-KINDS, NOISE, FURTHEST = 8, 8, 4
-LENGTH, WIDTH, STEPS, BATCH = 64, 64, 2000, 64
+KINDS, NOISE, FURTHEST, DENSITY = 8, 8, 8, 0.125
+LENGTH, WIDTH, STEPS, BATCH = 96, 64, 2000, 64
 
 
 def counting_batch(rows: int, length: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
     """Tokens int64 `[rows, length + 1]`, the query last, and answers int64 `[rows]`."""
-    is_sign = torch.rand(rows, length, generator=generator) < 0.25
+    is_sign = torch.rand(rows, length, generator=generator) < DENSITY
     is_sign[:, :FURTHEST] = True  # there is always an answer
     signs = torch.randint(KINDS, (rows, length), generator=generator)
     noise = KINDS + torch.randint(NOISE, (rows, length), generator=generator)
