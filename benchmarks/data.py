@@ -169,16 +169,16 @@ def read_record(path: Path) -> tuple[dict[str, Any], list[LoaderSpeed], list[Wai
 
 
 def waiting_figures(facts: Mapping[str, Any], waiting: Sequence[Waiting]) -> dict[str, Figure]:
-    """Share of the step of the preset that a GPU waits for batches, in the worst case measured."""
-    worst = max(waiting, key=lambda entry: statistics.fmean(entry.shares))
+    """The most of a step of the preset that a GPU can have waited for batches, in the worst case measured."""
+    worst = max(waiting, key=lambda entry: statistics.fmean(entry.next_shares))
     note = (
-        f"share of a training step of {facts['preset']} that batches from the loader add to the same step on one "
-        f"batch repeated; the highest of all lengths and schemes measured ({worst.length} tokens, {worst.scheme}); "
-        f"required: below {LARGEST_SHARE}"
+        f"share of a training step of {facts['preset']} in which the host waits for the next batch, which bounds the "
+        "wait of the GPU from above, since that still has work; the highest of all lengths and schemes measured "
+        f"({worst.length} tokens, {worst.scheme}); required: below {LARGEST_SHARE}"
     )
     described = {name: facts[name] for name in ("commit", "date", "device")}
     command = f"{COMMAND} gpu"
-    figure = Figure.of_runs(worst.shares, unit="fraction", command=command, note=note, **described)
+    figure = Figure.of_runs(worst.next_shares, unit="fraction", command=command, note=note, **described)
     return {f"gpu_wait_share_{facts['preset']}": figure}
 
 
@@ -198,7 +198,8 @@ def waiting_table(facts: Mapping[str, Any], speeds: Sequence[LoaderSpeed], waiti
     note = (
         f"{facts['preset']} on {facts['device']}, workers: {facts['workers']}. Waiting: what batches from the loader "
         "add to a step on one batch repeated, as a share of it, mean and standard deviation of the rounds. In next: "
-        "share of the step that the host waits for the loader, while the GPU may still have work."
+        "share of the step that the host waits for the loader, which bounds the former from above; where that is "
+        "larger or negative, it is noise of the step."
     )
     return Table("waiting", [*columns, "waiting", "spread", "in next"], rows, note)
 

@@ -16,6 +16,7 @@ from benchmarks.loading import LOADER_LENGTHS, LoaderSpeed, make_collators, make
 from benchmarks.results import Figure, Table
 from training_concept.arguments import DataArguments
 from training_concept.corpus.build import CORPUS_FILE
+from training_concept.corpus.table import COLUMNS, corpus_rows
 from training_concept.data import load_documents
 from training_concept.data_summary import MaskingSummary
 from training_concept.inspect_data import PackingSummary, add_up, mask_by_scheme, sample_rows, summarise_packing
@@ -29,6 +30,10 @@ PACKING_LENGTHS = (512, 4096)
 MASKING_LENGTH = 512
 ROWS_TO_MASK = 1000
 TOKENS_IN_A_BATCH = 32768
+CORPUS_NOTE = (
+    "Sizes of what is left; not prose, duplicates and excluded count paragraphs that were removed. Tokens of a "
+    "WordPiece of 30,522."
+)
 
 
 class Corpus:
@@ -128,7 +133,10 @@ def measure(
         tokenizer: of the rows.
         schemes: of masking.
     """
-    figures = tokens_figure(corpus_tokens(options.corpus / CORPUS_FILE)) if options.corpus else {}
+    figures, tables = {}, []
+    if options.corpus:
+        figures = tokens_figure(corpus_tokens(options.corpus / CORPUS_FILE))
+        tables = [Table("corpus", list(COLUMNS), corpus_rows(options.corpus / CORPUS_FILE), CORPUS_NOTE)]
     corpus = Corpus(options.recipe, tokenizer, options.num_proc)
     packing: dict[int, dict[str, PackingSummary]] = {}
     speeds: list[LoaderSpeed] = []
@@ -142,7 +150,8 @@ def measure(
             masking = corpus.masking(rows, length, options.pmi_vocabulary)
     figures |= packing_figures({length: add_up(packing[length].values()) for length in PACKING_LENGTHS})
     figures |= loader_figures(speeds, options.workers)
-    return figures, [packing_table(packing), loader_table(speeds, options.workers), masking_table(masking)]
+    tables += [packing_table(packing), loader_table(speeds, options.workers), masking_table(masking)]
+    return figures, tables
 
 
 def tokens_figure(tokens: int) -> dict[str, Figure]:

@@ -161,7 +161,10 @@ def test_loader_and_training_are_measured_and_merged(folder, tmp_path, capsys):
 
 
 def test_a_recipe_is_measured_here(folder, tmp_path, monkeypatch):
-    corpus = {"sources": {"books": {"splits": {"train": {"tokens": 70}, "test": {"tokens": 30}}}}}
+    size = {"documents": 2, "bytes": 1000, "words": 20}
+    splits = {name: size | {"tokens": tokens} for name, tokens in (("train", 70), ("validation", 0), ("test", 30))}
+    books = {"group": "general", "license": "CC0", "splits": splits, "filtered": 1, "duplicates": 0, "excluded": {}}
+    corpus = {"sources": {"books": books}}
     (tmp_path / "corpus.json").write_text(json.dumps(corpus), encoding="utf-8")
     path = tmp_path / "data.json"
     named = ["--recipe", str(folder / "recipe.yaml"), "--tokenizer_name", str(folder / "tokenizer")]
@@ -177,7 +180,8 @@ def test_a_recipe_is_measured_here(folder, tmp_path, monkeypatch):
     }
     assert results.figures["offline_tokens"].value == 100
     assert 0 < results.figures["packing_512"].value <= 1
-    assert set(results.tables) == {"packing", "loader", "masking"}
+    assert set(results.tables) == {"corpus", "packing", "loader", "masking"}
+    assert [row[:3] for row in results.tables["corpus"].rows] == [["books", "general", 6], ["all", "", 6]]
     assert [row[0] for row in results.tables["packing"].rows] == ["books", "mail", "all"]
     assert [row[:2] for row in results.tables["loader"].rows[:3]] == [
         [512, "token"],
@@ -191,7 +195,7 @@ def test_the_figure_is_the_longest_wait(record, tmp_path):
     path = tmp_path / "data.json"
     data.main(["merge", str(record)], path)
     figure = read_results(path).figures["gpu_wait_share_small"]
-    assert figure.value == pytest.approx((0.5 + 0.25) / 2)
+    assert figure.value == pytest.approx((0.25 + 0.125) / 2)
     assert (figure.runs, figure.device, figure.commit) == (2, "a GPU", "abc1234")
     assert "(512 tokens, token)" in figure.note
 

@@ -9,6 +9,7 @@ import torch
 
 from configuration_concept import ConceptEncoderConfig
 from modeling_concept import ConceptEncoderForMaskedLM
+from tests.modeling.tiny import SWITCHES, VARIANTS
 
 WORDS, SPAN, MASKED, MASK, FIRST = 24, 16, 4, 4, 5
 
@@ -20,6 +21,14 @@ def copies(rows: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
     positions = SPAN + torch.rand(rows, SPAN, generator=generator).argsort(dim=1)[:, :MASKED].sort(dim=1).values
     labels = torch.full_like(ids, -100).scatter(1, positions, ids.gather(1, positions))
     return {"input_ids": ids.scatter(1, positions, MASK), "labels": labels, "masked_positions": positions}
+
+
+def repetitions(rows: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
+    """Rows of one random word again and again, some masked."""
+    words = torch.randint(FIRST, FIRST + WORDS, (rows, 1), generator=generator).expand(-1, 2 * SPAN)
+    positions = torch.rand(rows, 2 * SPAN, generator=generator).argsort(dim=1)[:, :MASKED].sort(dim=1).values
+    labels = torch.full_like(words, -100).scatter(1, positions, words.gather(1, positions))
+    return {"input_ids": words.scatter(1, positions, MASK), "labels": labels, "masked_positions": positions}
 
 
 def bag_of_words_loss(batch: dict[str, torch.Tensor]) -> float:
@@ -37,8 +46,8 @@ def bag_of_words_loss(batch: dict[str, torch.Tensor]) -> float:
     return -share.gather(1, truth).log().mean().item()
 
 
-def held_out_losses(steps: int = 200, **fields) -> tuple[float, float]:
-    """Train a small model of these `fields` on copies; its loss on new ones, and that of the bag of words."""
+def held_out_losses(steps: int = 200, make=copies, **fields) -> tuple[float, float]:
+    """Train a small model of these `fields` on rows that `make` makes; its loss on new ones, and the bag of words'."""
     torch.manual_seed(0)
     size = {"vocab_size": FIRST + WORDS, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
     config = ConceptEncoderConfig(**(size | {"concept_ratio": 2, "local_attention": 4, "decoder_window": 4} | fields))
@@ -48,12 +57,12 @@ def held_out_losses(steps: int = 200, **fields) -> tuple[float, float]:
     warm_up = torch.optim.lr_scheduler.LinearLR(optimizer, 0.02, total_iters=40)
     generator = torch.Generator().manual_seed(1)
     for _ in range(steps):
-        model(**copies(32, generator)).loss.backward()
+        model(**make(32, generator)).loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         warm_up.step()
         optimizer.zero_grad()
-    held_out = copies(512, torch.Generator().manual_seed(2))
+    held_out = make(512, torch.Generator().manual_seed(2))
     with torch.inference_mode():
         return model.eval()(**held_out).loss.item(), bag_of_words_loss(held_out)
 
@@ -63,3 +72,16 @@ def test_it_retrieves_what_a_bag_of_words_cannot(decoder_tokens):
     loss, bag_of_words = held_out_losses(decoder_tokens=decoder_tokens)
     assert bag_of_words < math.log(WORDS)
     assert loss < bag_of_words - 1.0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("switch", [*VARIANTS, *SWITCHES])
+def test_every_variant_learns_what_a_row_is_about(switch):
+    """Whatever is between tokens and predictions, the one word of a row gets through."""
+    fields = {
+        name: value
+        for name, value in (VARIANTS | SWITCHES)[switch].items()
+        if not name.endswith(("_size", "max_position_embeddings"))
+    }
+    loss, _ = held_out_losses(make=repetitions, **fields)
+    assert loss < 0.1 * math.log(WORDS)

@@ -3,7 +3,6 @@
 """The table of a built corpus."""
 
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +22,9 @@ COLUMNS = (
 )
 
 
-def corpus_table(corpus_json: Path) -> str:
+def corpus_rows(corpus_json: Path) -> list[list[Any]]:
     """
-    The sources of a built corpus as a Markdown table, the total at its foot.
+    A row of `COLUMNS` for each source of a built corpus, and one for all of them.
 
     Sizes are those of what is left; "not prose", "duplicates" and "excluded" count removed paragraphs.
 
@@ -34,33 +33,34 @@ def corpus_table(corpus_json: Path) -> str:
     """
     content = json.loads(corpus_json.read_text(encoding="utf-8"))["sources"]
     sources = dict(sorted(content.items(), key=lambda item: (item[1]["group"], item[0])))
-    lines = [_line(COLUMNS), _line("---" if column in _WORDS else "---:" for column in COLUMNS)]
-    lines += [_line(_row(name, [source])) for name, source in sources.items()]
-    lines.append(_line(_row("all", list(sources.values()))))
-    return "\n".join(lines) + "\n"
+    rows = [_row(name, source["group"], source["license"], [source]) for name, source in sources.items()]
+    return [*rows, _row("all", "", "", list(sources.values()))]
 
 
-_WORDS = {"source", "group", "licence"}
+def corpus_table(corpus_json: Path) -> str:
+    """The rows of `corpus_rows` as a Markdown table."""
+    rows = corpus_rows(corpus_json)
+    rules = ["---" if isinstance(cell, str) else "---:" for cell in rows[0]]
+    return "\n".join(f"| {' | '.join(map(_cell, row))} |" for row in (COLUMNS, rules, *rows)) + "\n"
 
 
-def _line(cells: Iterable[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+def _cell(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def _row(name: str, sources: list[dict[str, Any]]) -> list[str]:
+def _row(name: str, group: str, license: str, sources: list[dict[str, Any]]) -> list[Any]:
     """Cells of one source, or of the sum of several."""
     splits = [source["splits"][split] for source in sources for split in SPLITS]
     tokens = [sum(source["splits"][split]["tokens"] for source in sources) for split in SPLITS]
-    group, license = (sources[0]["group"], sources[0]["license"]) if name != "all" else ("", "")
     return [
         name,
         group,
-        f"{sum(split['documents'] for split in splits):,}",
-        f"{sum(split['bytes'] for split in splits) / 1e6:.1f}",
-        f"{sum(split['words'] for split in splits) / 1e6:.2f}",
-        *(f"{count / 1e6:.2f}" for count in tokens),
-        f"{sum(source['filtered'] for source in sources):,}",
-        f"{sum(source['duplicates'] for source in sources):,}",
-        f"{sum(sum(source['excluded'].values()) for source in sources):,}",
+        sum(split["documents"] for split in splits),
+        round(sum(split["bytes"] for split in splits) / 1e6, 1),
+        round(sum(split["words"] for split in splits) / 1e6, 2),
+        *(round(count / 1e6, 2) for count in tokens),
+        sum(source["filtered"] for source in sources),
+        sum(source["duplicates"] for source in sources),
+        sum(sum(source["excluded"].values()) for source in sources),
         license,
     ]
