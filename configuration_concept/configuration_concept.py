@@ -74,6 +74,11 @@ PRESETS: dict[str, dict[str, Any]] = {
     "mini": {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4, "embedding_size": 128},
     "small": {"hidden_size": 512, "num_hidden_layers": 10, "num_attention_heads": 8, "embedding_size": 256},
     "base": {"hidden_size": 768, "num_hidden_layers": 10, "num_attention_heads": 12, "embedding_size": 512},
+    # The plan's grid of token and concept widths (3.3), on the default design.
+    "grid_512_512": {"hidden_size": 512, "num_hidden_layers": 6, "num_attention_heads": 8},
+    "grid_128_512": {"hidden_size": 512, "num_hidden_layers": 6, "num_attention_heads": 8, "token_hidden_size": 128},
+    "grid_64_512": {"hidden_size": 512, "num_hidden_layers": 6, "num_attention_heads": 8, "token_hidden_size": 64},
+    "grid_64_1024": {"hidden_size": 1024, "num_hidden_layers": 6, "num_attention_heads": 16, "token_hidden_size": 64},
     "perceiver_v1": {
         "hidden_size": 512,
         "num_hidden_layers": 6,

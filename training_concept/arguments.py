@@ -12,6 +12,8 @@ import torch
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
+from configuration_concept import PRESETS
+
 DTYPES = ("float32", "bfloat16", "float16")
 LARGEST_BUFFER_ROWS, LARGEST_BUFFER_TOKENS = 1000, 2**20
 
@@ -26,7 +28,7 @@ class ModelArguments:
     )
     preset: str | None = field(
         default=None,
-        metadata={"help": "Size of a new concept encoder: nano, mini, small, base or perceiver_v1."},
+        metadata={"help": f"Size of a new concept encoder: {', '.join(PRESETS)}."},
     )
     model_type: str | None = field(
         default=None,
@@ -38,8 +40,15 @@ class ModelArguments:
     config_overrides: str | None = field(
         default=None,
         metadata={
-            "help": "Changes to the configuration given by --preset or --model_type, e.g. "
+            "help": "Changes to the configuration given by --preset, --model_type or --model_name_or_path, e.g. "
             "hidden_size=256,decoder_tokens=none."
+        },
+    )
+    ignore_mismatched_sizes: bool = field(
+        default=False,
+        metadata={
+            "help": "Whether to take from --model_name_or_path only the weights that have the same name and shape, "
+            "for a model of another configuration; the rest starts anew."
         },
     )
     masked_tokens: str | None = field(
@@ -84,8 +93,10 @@ class ModelArguments:
             raise ValueError("Name a model: --model_name_or_path, --preset, --model_type or --config_name.")
         if len(sources) > 1 and sources != ["model_name_or_path", "config_name"]:
             raise ValueError(f"--{' and --'.join(sources)} exclude each other.")
-        if self.config_overrides and not (self.preset or self.model_type):
-            raise ValueError("--config_overrides goes with --preset or --model_type only.")
+        if self.config_overrides and self.config_name:
+            raise ValueError("--config_overrides and --config_name exclude each other.")
+        if self.ignore_mismatched_sizes and not self.model_name_or_path:
+            raise ValueError("--ignore_mismatched_sizes goes with --model_name_or_path only.")
         if self.tokenizer_name and self.train_tokenizer_vocab_size:
             raise ValueError("--tokenizer_name and --train_tokenizer_vocab_size exclude each other.")
         if not (self.tokenizer_name or self.train_tokenizer_vocab_size or self.model_name_or_path):

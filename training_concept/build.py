@@ -35,7 +35,13 @@ def build_config(args: ModelArguments) -> PreTrainedConfig:
         ValueError: for a preset, model type or field that does not exist, or a value that no model can have.
     """
     name = args.config_name or args.model_name_or_path
-    config = AutoConfig.from_pretrained(name, **_hub_options(args)) if name else _new_config(args)
+    if name:
+        config = AutoConfig.from_pretrained(name, **_hub_options(args))
+        if args.config_overrides:
+            changes = _overrides(AutoConfig.from_pretrained(name, **_hub_options(args)), args.config_overrides)
+            config = type(config).from_dict(config.to_dict() | changes)
+    else:
+        config = _new_config(args)
     if args.masked_tokens:
         if not hasattr(config, "masked_tokens"):
             raise ValueError(f"--masked_tokens is for concept encoders, and this is a {config.model_type} model.")
@@ -72,16 +78,30 @@ def build_model(args: ModelArguments, config: PreTrainedConfig, tokenizer: PreTr
                 f"The tokenizer's mask token has the id {tokenizer.mask_token_id}, the model's {config.mask_token_id}."
             )
         check_weights(Path(args.model_name_or_path))
-        model = AutoModelForMaskedLM.from_pretrained(
+        model = _load_model(args, config)
+    if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
+        model.resize_token_embeddings(len(tokenizer))
+    return model
+
+
+def _load_model(args: ModelArguments, config: PreTrainedConfig) -> PreTrainedModel:
+    """The checkpoint's model, of the shape that `config` gives it; transformers reports what it lacks or leaves."""
+    try:
+        return AutoModelForMaskedLM.from_pretrained(
             args.model_name_or_path,
             config=config,
             dtype=args.dtype,
             attn_implementation=args.attn_implementation,
+            ignore_mismatched_sizes=args.ignore_mismatched_sizes,
             **_hub_options(args),
         )
-    if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
-        model.resize_token_embeddings(len(tokenizer))
-    return model
+    except RuntimeError as error:
+        if "ignore_mismatched_sizes" not in str(error):
+            raise
+        raise ValueError(
+            f"Weights of {args.model_name_or_path} have other shapes than this configuration gives them; "
+            "--ignore_mismatched_sizes starts those anew."
+        ) from error
 
 
 def check_length(config: PreTrainedConfig, max_seq_length: int) -> None:
@@ -109,15 +129,17 @@ def _hub_options(args: ModelArguments) -> dict[str, Any]:
 
 def _new_config(args: ModelArguments) -> PreTrainedConfig:
     make = _config_maker(args)
-    draft, overrides = make(), args.config_overrides
-    if not overrides:
-        return draft
+    # Made again rather than changed, so that fields which follow from others do, and all are checked together.
+    return make(**_overrides(make(), args.config_overrides)) if args.config_overrides else make()
+
+
+def _overrides(draft: PreTrainedConfig, overrides: str) -> dict[str, Any]:
+    """The fields that `overrides` set, read as `draft`, which they change, has them."""
     try:
         draft.update_from_string(overrides)
     except (TypeError, ValueError) as error:
         raise ValueError(f"--config_overrides {overrides}: {error}") from error
-    # Made again rather than changed, so that fields which follow from others do, and all are checked together.
-    return make(**{name: getattr(draft, name) for name in _override_names(overrides)})
+    return {name: getattr(draft, name) for name in _override_names(overrides)}
 
 
 def _config_maker(args: ModelArguments) -> Callable[..., PreTrainedConfig]:

@@ -1,0 +1,88 @@
+# Copyright 2026 The Concept Encoder authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Warm starts: from a checkpoint of another shape or variant what fits is taken, and the rest is named."""
+
+import re
+
+import pytest
+import torch
+from transformers.utils import logging
+
+from modeling_concept import ConceptEncoderForMaskedLM, register_auto_classes
+from tests.modeling.tiny import tiny_config
+from training_concept.arguments import ModelArguments
+from training_concept.build import build_config, build_model
+from training_concept.tokenization import train_tokenizer
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    register_auto_classes()
+    folder = tmp_path_factory.mktemp("checkpoint")
+    tokenizer = train_tokenizer(["we the people"], 300)
+    torch.manual_seed(1)
+    ConceptEncoderForMaskedLM(tiny_config(vocab_size=len(tokenizer))).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder, tokenizer
+
+
+@pytest.fixture
+def report(caplog):
+    """What transformers logs of loading."""
+    logging.enable_propagation()
+    yield caplog
+    logging.disable_propagation()
+
+
+def start(checkpoint, overrides: str | None = None, ignore: bool = False) -> ConceptEncoderForMaskedLM:
+    folder, tokenizer = checkpoint
+    arguments = ModelArguments(
+        model_name_or_path=str(folder), config_overrides=overrides, ignore_mismatched_sizes=ignore
+    )
+    return build_model(arguments, build_config(arguments), tokenizer)
+
+
+def test_the_same_configuration_takes_everything_silently(checkpoint, report):
+    original = ConceptEncoderForMaskedLM.from_pretrained(checkpoint[0])
+    model = start(checkpoint)
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in original.state_dict().items())
+    assert not report.text
+
+
+def test_another_variant_takes_what_it_shares_and_names_the_rest(checkpoint, report):
+    original = ConceptEncoderForMaskedLM.from_pretrained(checkpoint[0]).state_dict()
+    model = start(checkpoint, "num_decoder_layers=2,write_back=false")
+    assert len(model.decoder.concept_reads) == 2
+    assert len(model.model.writes) == 0
+    shared = {name for name in model.state_dict() if name in original}
+    assert all(torch.equal(model.state_dict()[name], original[name]) for name in shared)
+    assert re.search(r"decoder\.concept_reads\.1\.\S+ +\| MISSING", report.text)
+    assert re.search(r"model\.writes\.\S+ \S+ +\| UNEXPECTED", report.text)
+
+
+def test_other_shapes_start_anew_when_asked_for(checkpoint, report):
+    original = ConceptEncoderForMaskedLM.from_pretrained(checkpoint[0]).state_dict()
+    with pytest.raises(ValueError, match="--ignore_mismatched_sizes"):
+        start(checkpoint, "intermediate_size=96")
+    model = start(checkpoint, "intermediate_size=96", ignore=True)
+    assert model.model.layers[0].mlp.up_proj.weight.shape == (96, 32)
+    name = "model.layers.0.attention.q_proj.weight"
+    assert torch.equal(model.state_dict()[name], original[name])
+    assert re.search(r"model\.layers\.\S+ \S+mlp\.up_proj\.weight +\| MISMATCH", report.text)
+
+
+def test_overrides_of_a_checkpoint_are_checked(checkpoint):
+    with pytest.raises(ValueError, match="decoder_tokens='some'"):
+        start(checkpoint, "decoder_tokens=some")
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"config_name": "here", "config_overrides": "a=1"}, "config_name exclude"),
+        ({"preset": "nano", "ignore_mismatched_sizes": True}, "ignore_mismatched_sizes"),
+    ],
+)
+def test_flags_that_do_not_go_together(fields, named):
+    with pytest.raises(ValueError, match=named):
+        ModelArguments(train_tokenizer_vocab_size=300, **fields)
