@@ -1,15 +1,19 @@
 # Copyright 2026 The Concept Encoder authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Draw docs/architecture.png: `python docs/draw_architecture.py`."""
+"""Draw docs/architecture.png and docs/data_flow.png: `python docs/draw_architecture.py` from the repository's root."""
 
 from pathlib import Path
 
 import matplotlib
+import torch
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.patches import FancyBboxPatch
+
+from configuration_concept import ConceptEncoderConfig
+from modeling_concept import ConceptEncoder
 
 TOKEN, MASKED, CONCEPT, QUERY, BOX, INK = "#9ecae1", "#ffffff", "#fdae6b", "#a1d99b", "#f2f2f2", "#333333"
 Point = tuple[float, float]
@@ -32,7 +36,61 @@ def arrow(axes: Axes, start: Point, end: Point, text: str = "", side: str = "lef
     axes.text(x + shift, y, text, ha="right" if side == "left" else "left", va="center", fontsize=8, color=INK)
 
 
+def flow(preset: str, length: int = 512, masked: int = 154) -> list[tuple[str, str, str]]:
+    """Steps of the masked language model of a preset on B rows of `length` tokens: what happens, shape, color."""
+    config = ConceptEncoderConfig.from_preset(preset)
+    with torch.device("meta"):
+        ids = torch.zeros(1, length, dtype=torch.long)
+        given = {} if config.masked_tokens == "mask" else {"masked_positions": ids[:, :masked]}
+        outputs = ConceptEncoder(config)(ids, **given, output_token_states=True)
+    tokens, concepts = outputs.token_states.shape[1], outputs.last_hidden_state.shape[1]
+    local = config.num_interleaved_token_layers if config.token_mixer != "none" else 0
+    stage = ["read", f"{config.read_every} x concept layer", *(["write back"] if config.write_back else [])]
+    stage += [f"{local} x token layer"] if local else []
+    stem = [("stem: local attention", f"[B, {tokens}, {config.token_hidden_size}]", TOKEN)]
+    decoded = f"[B, {masked}, {config.hidden_size}]"
+    nearby = " and nearby tokens" if config.decoder_tokens == "window" else ""
+    return [
+        ("tokens", f"[B, {length}]", TOKEN),
+        (f"embed, {config.position_embedding} positions", f"[B, {tokens}, {config.token_hidden_size}]", TOKEN),
+        *(stem if config.token_mixer != "none" else []),
+        (f"concepts: {config.concept_init}", f"[B, {concepts}, {config.hidden_size}]", CONCEPT),
+        (f"core, {config.num_stages} stages:\n{', '.join(stage)}", f"[B, {concepts}, {config.hidden_size}]", CONCEPT),
+        (
+            f"decode: {config.decoder_query} queries\nread concepts{nearby}",
+            f"[B, {masked}, {config.hidden_size}]",
+            QUERY,
+        ),
+        ("head, tied", f"[B, {masked}, {config.embedding_size}]", QUERY),
+        ("logits", f"[B, {masked}, {config.vocab_size}]", MASKED),
+    ]
+
+
+def draw_flows(presets: tuple[str, ...] = ("small", "perceiver_v1")) -> None:
+    """Draw the steps of presets side by side, with the shapes that leave them."""
+    figure, all_axes = plt.subplots(1, len(presets), figsize=(12, 6))
+    for axes, preset in zip(all_axes, presets, strict=True):
+        steps = flow(preset)
+        axes.set_title(f"{preset}, 512 tokens, 154 of them masked", fontsize=10, color=INK)
+        for row, (text, shape, color) in enumerate(steps):
+            height = 9 - 1.1 * row
+            box(axes, 0, height, 6.6, 0.7, text, color, 7)
+            axes.text(6.8, height + 0.35, shape, va="center", fontsize=9, family="monospace", color=INK)
+            if row:
+                arrow(axes, (3.3, height + 1.08), (3.3, height + 0.74))
+        axes.set_xlim(-0.2, 9.6)
+        axes.set_ylim(0.9, 10)
+        axes.axis("off")
+    figure.savefig(Path(__file__).with_name("data_flow.png"), dpi=130, bbox_inches="tight")
+
+
 def main() -> None:
+    """Draw both."""
+    draw_path()
+    draw_flows()
+
+
+def draw_path() -> None:
     """Draw from the bottom up: tokens, local layers, concepts and core, decoder, predictions."""
     figure, axes = plt.subplots(figsize=(10, 6.2))
     for place, word in enumerate(WORDS):
