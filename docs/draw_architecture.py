@@ -58,7 +58,7 @@ def flow(preset: str, length: int = 512, masked: int = 154) -> list[tuple[str, s
         (f"core, {config.num_stages} stages:\n{', '.join(stage)}", f"[B, {concepts}, {config.hidden_size}]", CONCEPT),
         (
             f"decode: {config.decoder_query} queries\nread concepts{nearby}",
-            f"[B, {masked}, {config.hidden_size}]",
+            decoded,
             QUERY,
         ),
         ("head, tied", f"[B, {masked}, {config.embedding_size}]", QUERY),
