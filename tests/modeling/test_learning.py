@@ -46,8 +46,8 @@ def bag_of_words_loss(batch: dict[str, torch.Tensor]) -> float:
     return -share.gather(1, truth).log().mean().item()
 
 
-def held_out_losses(steps: int = 200, make=copies, **fields) -> tuple[float, float]:
-    """Train a small model of these `fields` on rows that `make` makes; its loss on new ones, and the bag of words'."""
+def trained(steps: int = 200, make=copies, **fields) -> ConceptEncoderForMaskedLM:
+    """A small model of these `fields`, trained on rows that `make` makes."""
     torch.manual_seed(0)
     size = {"vocab_size": FIRST + WORDS, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
     config = ConceptEncoderConfig(**(size | {"concept_ratio": 2, "local_attention": 4, "decoder_window": 4} | fields))
@@ -62,14 +62,19 @@ def held_out_losses(steps: int = 200, make=copies, **fields) -> tuple[float, flo
         optimizer.step()
         warm_up.step()
         optimizer.zero_grad()
-    held_out = make(512, torch.Generator().manual_seed(2))
+    return model.eval()
+
+
+def held_out_loss(model: ConceptEncoderForMaskedLM, make=copies, **options) -> float:
+    """Loss on rows that training has not seen."""
     with torch.inference_mode():
-        return model.eval()(**held_out).loss.item(), bag_of_words_loss(held_out)
+        return model(**make(512, torch.Generator().manual_seed(2)), **options).loss.item()
 
 
 @pytest.mark.parametrize("decoder_tokens", ["window", "none"])
 def test_it_retrieves_what_a_bag_of_words_cannot(decoder_tokens):
-    loss, bag_of_words = held_out_losses(decoder_tokens=decoder_tokens)
+    loss = held_out_loss(trained(decoder_tokens=decoder_tokens))
+    bag_of_words = bag_of_words_loss(copies(512, torch.Generator().manual_seed(2)))
     assert bag_of_words < math.log(WORDS)
     assert loss < bag_of_words - 1.0
 
@@ -83,5 +88,25 @@ def test_every_variant_learns_what_a_row_is_about(switch):
         for name, value in (VARIANTS | SWITCHES)[switch].items()
         if not name.endswith(("_size", "max_position_embeddings"))
     }
-    loss, _ = held_out_losses(make=repetitions, **fields)
+    loss = held_out_loss(trained(make=repetitions, **fields), make=repetitions)
     assert loss < 0.1 * math.log(WORDS)
+
+
+@pytest.mark.slow
+def test_nested_dropout_makes_every_number_of_concepts_work():
+    """The loss falls with every concept more, and is far better at a few than that of a model trained with all."""
+    fields = {"decoder_tokens": "none", "concept_ratio": 1, "max_concepts": 32}
+    shares = (0.125, 0.25, 0.5, 0.75, 1.0)
+    nested = trained(400, nested_dropout=0.75, **fields)
+    losses = [held_out_loss(nested, kept_concepts=share) for share in shares]
+    assert losses == sorted(losses, reverse=True)
+    assert losses[-1] < 0.5
+    always_all = trained(400, **fields)
+    assert losses[1] < held_out_loss(always_all, kept_concepts=shares[1]) - 0.5
+
+
+@pytest.mark.slow
+def test_a_model_trained_with_any_number_of_iterations_works_with_any():
+    model = trained(400, num_iterations=3, sample_iterations=True, num_hidden_layers=1, read_every=1)
+    losses = [held_out_loss(model, num_iterations=number) for number in (1, 2, 3, 5)]
+    assert max(losses) < 0.5
