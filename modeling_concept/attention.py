@@ -212,6 +212,23 @@ def rotate(states: torch.Tensor, rotation: Rotation | None) -> torch.Tensor:
     return (states * cos + torch.cat((-second, first), dim=-1) * sin).to(states.dtype)
 
 
+def attend(
+    module: nn.Module,
+    logits: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    dropout: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    From `logits` `[batch, heads, queries, keys]` to the output `[batch, queries, heads, head_dim]` and the weights.
+    """
+    if attention_mask is not None:
+        logits = logits.masked_fill(~attention_mask, torch.finfo(logits.dtype).min)
+    weights = nn.functional.softmax(logits, dim=-1, dtype=torch.promote_types(value.dtype, torch.float32))
+    weights = nn.functional.dropout(weights.to(value.dtype), p=dropout, training=module.training)
+    return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
+
+
 def eager_attention_forward(
     module: nn.Module,
     query: torch.Tensor,
@@ -227,12 +244,7 @@ def eager_attention_forward(
 
     Returns the output `[batch, queries, heads, head_dim]` and the weights `[batch, heads, queries, keys]`.
     """
-    weights = torch.matmul(query, key.transpose(2, 3)) * scaling
-    if attention_mask is not None:
-        weights = weights.masked_fill(~attention_mask, torch.finfo(weights.dtype).min)
-    weights = nn.functional.softmax(weights, dim=-1, dtype=torch.promote_types(query.dtype, torch.float32))
-    weights = nn.functional.dropout(weights.to(query.dtype), p=dropout, training=module.training)
-    return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
+    return attend(module, torch.matmul(query, key.transpose(2, 3)) * scaling, value, attention_mask, dropout)
 
 
 def slot_attention_forward(
@@ -301,12 +313,7 @@ def contextual_attention_forward(
     by_distance = torch.matmul(query, module.distances.to(query.dtype))
     low = by_distance.gather(-1, near.long() + offset)
     high = by_distance.gather(-1, distance.ceil().long() + offset)
-    logits = logits + torch.lerp(low, high, distance - near)
-    if attention_mask is not None:
-        logits = logits.masked_fill(~attention_mask, torch.finfo(logits.dtype).min)
-    weights = nn.functional.softmax(logits, dim=-1, dtype=torch.promote_types(query.dtype, torch.float32))
-    weights = nn.functional.dropout(weights.to(query.dtype), p=dropout, training=module.training)
-    return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
+    return attend(module, logits + torch.lerp(low, high, distance - near), value, attention_mask, dropout)
 
 
 class ResidualLinear(nn.Linear):
