@@ -48,7 +48,7 @@ def test_what_does_not_fit_together_is_refused_with_a_reason(pair):
         tiny_config(**dict(pair))
 
 
-@pytest.mark.parametrize("switch", SWITCHES)
+@pytest.mark.parametrize("switch", [*VARIANTS, *SWITCHES])
 def test_every_parameter_learns_within_three_steps(switch):
     """From a fresh model, where write-back and counted distances start as zeros."""
     torch.manual_seed(0)
@@ -64,7 +64,7 @@ def test_every_parameter_learns_within_three_steps(switch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("switch", SWITCHES)
+@pytest.mark.parametrize("switch", [*VARIANTS, *SWITCHES])
 def test_compiles_as_one_graph(switch):
     torch._dynamo.reset()
     model, batch = tiny_model(ConceptEncoderForMaskedLM, switch).train(), masked_batch()
