@@ -385,8 +385,7 @@ class ConceptEncoder(ConceptEncoderPreTrainedModel):
 
     def _mixing(self, layout: TokenLayout, rotation: Rotation | None, batch: int) -> list[dict[str, Any]]:
         """Arguments of token layers, which take turns with them."""
-        # CODEPATH: `perceiver_v1` has no token layers.
-        if self.config.token_mixer == "none":
+        if len(self.token_blocks) + len(self.interleaved_blocks) == 0:
             return []
         turns = TOKEN_MIXERS[self.config.token_mixer].arguments(self.config, layout, batch)
         return [{"query_rotation": rotation, "key_rotation": rotation} | turn for turn in turns]

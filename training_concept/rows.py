@@ -230,21 +230,32 @@ def make_rows(
     return rows, RowCounts(**counts, **row_format.count_rows(list_lengths(rows)))
 
 
+def _map_rows(
+    tokens: Dataset, function: Callable, row_format: RowFormat, use_cache: bool, desc: str, **options: Any
+) -> Dataset:
+    """Rows that `function` makes of batches of tokenised documents; `options` are those of `Dataset.map`."""
+    rows = tokens.with_format("arrow").map(
+        function,
+        batched=True,
+        features=row_format.features,
+        load_from_cache_file=use_cache,
+        desc=f"{desc} {row_format.length} tokens",
+        **options,
+    )
+    return rows.with_format(None)
+
+
 def _pack(tokens: Dataset, lengths: np.ndarray, row_format: RowFormat, use_cache: bool) -> Dataset:
     wanted = max(ROWS_PACKED_TOGETHER * row_format.length, TOKENS_PACKED_TOGETHER)
-    return (
-        tokens.with_format("arrow")
-        .map(
-            _pack_batch,
-            batched=True,
-            batch_size=max(1, round(wanted / lengths.mean())),
-            remove_columns=tokens.column_names,
-            fn_kwargs={"layout": row_format.layout},
-            features=row_format.features,
-            load_from_cache_file=use_cache,
-            desc=f"Packing in rows of {row_format.length} tokens",
-        )
-        .with_format(None)
+    return _map_rows(
+        tokens,
+        _pack_batch,
+        row_format,
+        use_cache,
+        "Packing in rows of",
+        batch_size=max(1, round(wanted / lengths.mean())),
+        remove_columns=tokens.column_names,
+        fn_kwargs={"layout": row_format.layout},
     )
 
 
@@ -254,19 +265,15 @@ def _pack_batch(documents: pa.Table, layout: tuple[int, int, tuple[int, int], in
 
 
 def _cut(tokens: Dataset, lengths: np.ndarray, row_format: RowFormat, use_cache: bool) -> Dataset:
-    return (
-        tokens.with_format("arrow")
-        .map(
-            _cut_batch,
-            batched=True,
-            with_indices=True,
-            batch_size=DOCUMENTS_PER_BATCH,
-            fn_kwargs={"cutter": row_format.maker(), "last_document": len(tokens) - 1},
-            features=row_format.features,
-            load_from_cache_file=use_cache,
-            desc=f"Cutting in rows of {row_format.length} tokens",
-        )
-        .with_format(None)
+    return _map_rows(
+        tokens,
+        _cut_batch,
+        row_format,
+        use_cache,
+        "Cutting in rows of",
+        with_indices=True,
+        batch_size=DOCUMENTS_PER_BATCH,
+        fn_kwargs={"cutter": row_format.maker(), "last_document": len(tokens) - 1},
     )
 
 
@@ -279,17 +286,9 @@ def _cut_batch(
 
 
 def _frame(tokens: Dataset, lengths: np.ndarray, row_format: RowFormat, use_cache: bool) -> Dataset:
-    return (
-        tokens.with_format("arrow")
-        .map(
-            _frame_batch,
-            batched=True,
-            fn_kwargs={"framer": row_format.maker()},
-            features=row_format.features,
-            load_from_cache_file=use_cache,
-            desc=f"Framing lines of up to {row_format.length} tokens",
-        )
-        .with_format(None)
+    framer = row_format.maker()
+    return _map_rows(
+        tokens, _frame_batch, row_format, use_cache, "Framing lines of up to", fn_kwargs={"framer": framer}
     )
 
 
