@@ -22,9 +22,75 @@ from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_update
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
 
 Rotation = tuple[torch.Tensor, torch.Tensor]
+
+VARLEN = "varlen"
+# Attention kernels of GPUs work on tiles of so many queries, whether they are there or not.
+TILE = 64
+
+
+class Stream(NamedTuple):
+    """
+    Where the documents of a batch of states `[batch, length, width]` lie: in each row end to end, unused slots last.
+
+    Attributes:
+        batch: rows.
+        length: slots of a row.
+        longest: no document has more slots.
+        mask: bool `[batch, length]`, slots in use; `None` if all are.
+        documents: int64 `[batch | 1, length]`, the document of every slot; `None` if every row is one document.
+        sizes: int64 `[batch, D]`, slots of each document, 0 behind the last one; `None` if every row is one document
+            that fills it, or if there are unused slots between used ones.
+    """
+
+    batch: int
+    length: int
+    longest: int
+    mask: torch.Tensor | None = None
+    documents: torch.Tensor | None = None
+    sizes: torch.Tensor | None = None
+
+    @property
+    def is_full(self) -> bool:
+        """Whether every row is one document that fills it."""
+        return self.mask is None and self.documents is None
+
+    @property
+    def is_contiguous(self) -> bool:
+        """Whether unused slots all lie at the end of their row."""
+        return self.is_full or self.sizes is not None
+
+    def starts(self, num_documents: int, device: torch.device) -> torch.Tensor:
+        """
+        Where segments start when rows are laid end to end, and where the last one ends: int32 `[batch * (D + 1) + 1]`.
+
+        A row has `num_documents` D of them, empty ones behind the last, and one that holds its unused slots.
+        """
+        rows = self.length * torch.arange(self.batch, device=device).unsqueeze(1)
+        if self.sizes is None:
+            ends = self.length * torch.ones(self.batch, num_documents + 1, dtype=torch.long, device=device)
+        else:
+            ends = nn.functional.pad(self.sizes.cumsum(dim=1), (0, 1), value=self.length)
+        return nn.functional.pad((rows + ends).flatten(), (1, 0)).to(torch.int32)
+
+
+class Segments(NamedTuple):
+    """
+    Documents of queries and of the keys that they read, end to end without padding between them.
+
+    Attributes:
+        query_starts, key_starts: int32 `[segments + 1]`, where each document starts, and where the last one ends.
+        max_queries, max_keys: no document has more.
+        window: query `i` of a document reads its keys `j` with `|i - j| <= window`; `None` if it reads them all.
+    """
+
+    query_starts: torch.Tensor
+    key_starts: torch.Tensor
+    max_queries: int
+    max_keys: int
+    window: int | None = None
 
 
 class LocalWindows(NamedTuple):
@@ -48,25 +114,53 @@ class LocalWindows(NamedTuple):
     query_slots: torch.Tensor | None = None
 
 
-def document_mask(
-    keys: torch.Tensor | None, query_documents: torch.Tensor | None, key_documents: torch.Tensor | None
-) -> torch.Tensor | None:
+def document_mask(queries: Stream, keys: Stream) -> torch.Tensor | None:
     """
-    Which keys a query may read: those in use, of its own document.
-
-    Args:
-        keys: bool `[batch, keys]`, keys in use; `None` if all are.
-        query_documents: int64 `[batch | 1, queries]`, `None` if every row is one document.
-        key_documents: int64 `[batch | 1, keys]`, `None` if every row is one document.
+    Which keys a query may read: those in use, of its own document, and the first one of the row if that is one
+    document without any, so that no softmax is empty.
 
     Returns:
         Bool, broadcastable to `[batch, heads, queries, keys]`; `None` if a query may read every key.
     """
-    mask = None if keys is None else keys[:, None, None]
-    if query_documents is None or key_documents is None:
+    mask = None
+    if keys.mask is not None:
+        mask = (keys.mask | (torch.arange(keys.length, device=keys.mask.device) == 0))[:, None, None]
+    if queries.documents is None or keys.documents is None:
         return mask
-    same = query_documents[:, None, :, None] == key_documents[:, None, None]
+    same = queries.documents[:, None, :, None] == keys.documents[:, None, None]
     return same if mask is None else same & mask
+
+
+def read_documents(queries: Stream, keys: Stream, unpadded: bool) -> dict[str, Any]:
+    """
+    What tells `ConceptAttention` that queries read all the keys of their own document.
+
+    Args:
+        unpadded: whether the backend takes documents as they are, so that none needs a mask.
+    """
+    if keys.is_full and queries.documents is None:
+        return {}
+    if not (unpadded and queries.is_contiguous and keys.is_contiguous):
+        return {"attention_mask": document_mask(queries, keys)}
+    sized = queries.sizes if keys.sizes is None else keys.sizes
+    starts = (stream.starts(sized.shape[1], sized.device) for stream in (queries, keys))
+    return {"segments": Segments(*starts, queries.longest, keys.longest)}
+
+
+def read_neighbours(stream: Stream, window: int, unpadded: bool, device: torch.device) -> dict[str, Any]:
+    """
+    What tells `ConceptAttention` that slots read the slots of their own document in a window of `window` around them.
+
+    Args:
+        unpadded: as in `read_documents`.
+        device: of the states.
+    """
+    if unpadded and stream.is_contiguous:
+        starts = stream.starts(1 if stream.sizes is None else stream.sizes.shape[1], device)
+        return {"segments": Segments(starts, starts, stream.longest, stream.longest, window // 2)}
+    visible = torch.ones(stream.batch, stream.length, dtype=torch.bool, device=device)
+    visible = visible if stream.mask is None else stream.mask
+    return {"windows": self_windows(visible, window, stream.documents)}
 
 
 def self_windows(visible: torch.Tensor, window: int, documents: torch.Tensor | None = None) -> LocalWindows:
@@ -116,14 +210,15 @@ def cross_windows(
         query_slots: see `LocalWindows`.
     """
     half, num_queries = window // 2, query_rank.shape[1]
+    block = half if query_rank.device.type == "cpu" else max(half, TILE)
     last = torch.maximum(end - 1, first)
     query = torch.stack(torch.broadcast_tensors(torch.minimum(query_rank, last), first, last))
-    query = torch.cat([query, query[..., -1:].expand(-1, -1, -num_queries % half)], dim=-1).unflatten(-1, (-1, half))
+    query = torch.cat([query, query[..., -1:].expand(-1, -1, -num_queries % block)], dim=-1).unflatten(-1, (-1, block))
     query_rank, first, last = query.unsqueeze(-1)
-    key_rank = query_rank[:, :, 0] + torch.arange(-half, 2 * half, device=query_rank.device)
+    key_rank = query_rank[:, :, 0] + torch.arange(-half, block + half, device=query_rank.device)
     key = key_rank.unsqueeze(2)
     mask = ((query_rank - key).abs() <= half) & (key >= first) & (key <= last)
-    return LocalWindows(mask.flatten(0, 1)[:, None], half, num_queries, key_rank.clamp(0, slots - 1), query_slots)
+    return LocalWindows(mask.flatten(0, 1)[:, None], block, num_queries, key_rank.clamp(0, slots - 1), query_slots)
 
 
 def take(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
@@ -191,16 +286,17 @@ class ConceptRotaryEmbedding(nn.Module):
     @dynamic_rope_update
     def forward(self, x: torch.Tensor, position_ids: torch.Tensor) -> Rotation:
         """
-        Cosines and sines `[batch, length, 1, head_dim]` of the angles at `position_ids` `[batch, length]`.
+        Cosines and sines `[batch, length, 1, head_dim / 2]` of the angles at `position_ids` `[batch, length]`.
 
         `x` gives the device, and the precision if it is a higher one than float32.
         """
         # In float32 an angle at position 10^6 is off by 0.1 radian. MPS has no float64 and keeps what it has.
         exact = torch.float32 if x.device.type == "mps" else torch.float64
         angles = position_ids[..., None].to(exact) * self.inv_freq.to(device=x.device, dtype=exact)
-        angles = torch.cat((angles, angles), dim=-1).unsqueeze(2)
-        dtype = torch.promote_types(x.dtype, torch.float32)
-        return (angles.cos() * self.attention_scaling).to(dtype), (angles.sin() * self.attention_scaling).to(dtype)
+        angles = angles.remainder(2 * torch.pi).to(torch.promote_types(x.dtype, torch.float32)).unsqueeze(2)
+        # A compiler works out cosines anew in every kernel that reads them, and does not look into complex numbers.
+        turns = torch.view_as_real(torch.polar(torch.full_like(angles, self.attention_scaling), angles))
+        return turns[..., 0], turns[..., 1]
 
 
 def rotate(states: torch.Tensor, rotation: Rotation | None) -> torch.Tensor:
@@ -209,7 +305,7 @@ def rotate(states: torch.Tensor, rotation: Rotation | None) -> torch.Tensor:
         return states
     cos, sin = rotation
     first, second = states.chunk(2, dim=-1)
-    return (states * cos + torch.cat((-second, first), dim=-1) * sin).to(states.dtype)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(states.dtype)
 
 
 def attend(
@@ -245,6 +341,88 @@ def eager_attention_forward(
     Returns the output `[batch, queries, heads, head_dim]` and the weights `[batch, heads, queries, keys]`.
     """
     return attend(module, torch.matmul(query, key.transpose(2, 3)) * scaling, value, attention_mask, dropout)
+
+
+def _attend_neighbours(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float, window: int | None
+) -> torch.Tensor:
+    """Attention `[heads, length, head_dim]` of one document, in windows if `window` is given."""
+    queries, keys = query.shape[1], key.shape[1]
+    if keys == 0:
+        return query * 0
+    if window is None:
+        return nn.functional.scaled_dot_product_attention(query, key, value, scale=scaling)
+    parts, step = [], max(window, TILE)
+    for start in range(0, queries, step):
+        first, end = max(start - window, 0), min(start + step + window, keys)
+        block = query[:, start : start + step]
+        places = torch.arange(start, start + block.shape[1], device=query.device)
+        near = (places[:, None] - torch.arange(first, end, device=query.device)).abs() <= window
+        near_key, near_value = key[:, first:end], value[:, first:end]
+        parts.append(
+            nn.functional.scaled_dot_product_attention(block, near_key, near_value, attn_mask=near, scale=scaling)
+        )
+    return torch.cat(parts, dim=1)
+
+
+def _attend_segments(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, segments: Segments, scaling: float
+) -> torch.Tensor:
+    """Attention of `[length, heads, head_dim]`, document after document."""
+    query, key, value = (states.transpose(0, 1) for states in (query, key, value))
+    lengths = (starts.diff().tolist() for starts in (segments.query_starts, segments.key_starts))
+    queries, keys = lengths
+    parts = zip(query.split(queries, dim=1), key.split(keys, dim=1), value.split(keys, dim=1), strict=True)
+    outputs = [_attend_neighbours(*part, scaling, segments.window) for part in parts if part[0].shape[1] > 0]
+    return torch.cat(outputs, dim=1).transpose(0, 1)
+
+
+def _attend_segments_on_gpu(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, segments: Segments, scaling: float
+) -> torch.Tensor:
+    """As `_attend_segments`, in one kernel."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    if query.dtype not in (torch.bfloat16, torch.float16):
+        raise ValueError(
+            f"attn_implementation={VARLEN!r} computes in half precision on a GPU, not in {query.dtype}: load the "
+            "model with dtype=torch.bfloat16, use autocast (--bf16), or set attn_implementation='sdpa'."
+        )
+    reach = -1 if segments.window is None else segments.window
+    return varlen_attn(query, key, value, *segments[:4], scale=scaling, window_size=(reach, reach))
+
+
+def varlen_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    segments: Segments | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """
+    Attention within documents that lie end to end, without padding and without a mask.
+
+    Shapes as in `eager_attention_forward`, with batches laid end to end (`batch` is 1) where `segments` are given;
+    SDPA where they are not. On CUDA one flash kernel, elsewhere document by document.
+
+    Raises:
+        `ValueError`: for dropout, and on CUDA in other than half precision.
+    """
+    if segments is None:
+        attend_densely = ALL_ATTENTION_FUNCTIONS["sdpa"]
+        return attend_densely(module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs)
+    if dropout > 0:
+        raise ValueError(f"attn_implementation={VARLEN!r} has no dropout (attention_dropout={dropout}); 'sdpa' has.")
+    attend_documents = _attend_segments_on_gpu if query.is_cuda else _attend_segments
+    states = (states.squeeze(0).transpose(0, 1) for states in (query, key, value))
+    return attend_documents(*states, segments, scaling).unsqueeze(0), None
+
+
+AttentionInterface.register(VARLEN, varlen_attention_forward)
 
 
 def slot_attention_forward(
@@ -342,16 +520,16 @@ class ConceptAttention(nn.Module):
     reads_queries = True
     forced_interface: Callable | None = None
 
-    def __init__(self, config: PreTrainedConfig, width: int, key_width: int):
+    def __init__(self, config: PreTrainedConfig, width: int, key_width: int | None):
         super().__init__()
         self.config = config
         self.head_dim = config.head_dim
         self.scaling = self.head_dim**-0.5
         self.attention_dropout = config.attention_dropout
         self.is_causal = False
-        self.q_proj = nn.Linear(width, width, bias=False)
-        self.k_proj = nn.Linear(key_width, width, bias=False)
-        self.v_proj = nn.Linear(key_width, width, bias=False)
+        self.q_proj = None if key_width is None else nn.Linear(width, width, bias=False)
+        self.kv_proj = None if key_width is None else nn.Linear(key_width, 2 * width, bias=False)
+        self.qkv_proj = nn.Linear(width, 3 * width, bias=False) if key_width is None else None
         self.o_proj = ResidualLinear(width, width)
         self.q_norm, self.k_norm = nn.Identity(), nn.Identity()
         # CODEPATH: `perceiver_v1` has no query-key norm, every other preset does.
@@ -365,6 +543,7 @@ class ConceptAttention(nn.Module):
         key_value_states: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         windows: LocalWindows | None = None,
+        segments: Segments | None = None,
         query_rotation: Rotation | None = None,
         key_rotation: Rotation | None = None,
         **kwargs: Any,
@@ -375,17 +554,20 @@ class ConceptAttention(nn.Module):
             key_value_states: `[batch, keys, key_width]`; `None` is self-attention.
             attention_mask: bool, `True` where a query may read, broadcastable to `[batch, 1, queries, keys]`.
             windows: reads are confined to these windows; takes the place of `attention_mask`.
+            segments: reads are confined to these documents of all rows laid end to end; takes the place of both.
             query_rotation, key_rotation: from `ConceptRotaryEmbedding`, or `None` for states without a position.
 
         Returns:
             The output `[batch, queries, width]`, and the weights where the backend gives them.
         """
-        keys_from = hidden_states if key_value_states is None else key_value_states
-        split = (-1, self.head_dim)
-        query = rotate(self.q_norm(self.q_proj(hidden_states).unflatten(-1, split)), query_rotation)
-        key = rotate(self.k_norm(self.k_proj(keys_from).unflatten(-1, split)), key_rotation)
-        value = self.v_proj(keys_from).unflatten(-1, split)
-        if windows is not None:
+        query, key, value = self._project(hidden_states, key_value_states)
+        # Under autocast norms give float32, and not every backend is cast back.
+        query = rotate(self.q_norm(query), query_rotation).to(value.dtype)
+        key = rotate(self.k_norm(key), key_rotation).to(value.dtype)
+        if segments is not None:
+            query, key, value = (states.flatten(0, 1).unsqueeze(0) for states in (query, key, value))
+            kwargs["segments"] = segments
+        elif windows is not None:
             query = _query_blocks(query, windows)
             key, value = _key_blocks(key, windows), _key_blocks(value, windows)
             attention_mask = windows.mask
@@ -403,9 +585,20 @@ class ConceptAttention(nn.Module):
             **kwargs,
         )
         output = output.flatten(2)
-        if windows is not None:
+        if segments is not None:
+            output = output.view(hidden_states.shape)
+        elif windows is not None:
             output = _from_blocks(output, windows, hidden_states.shape[0])
         return self.o_proj(output), weights
+
+    def _project(
+        self, hidden_states: torch.Tensor, key_value_states: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Queries `[batch, queries, heads, head_dim]`, keys and values `[batch, keys, heads, head_dim]`."""
+        if self.qkv_proj is not None:
+            return self.qkv_proj(hidden_states).unflatten(-1, (3, -1, self.head_dim)).unbind(dim=-3)
+        query = self.q_proj(hidden_states).unflatten(-1, (-1, self.head_dim))
+        return query, *self.kv_proj(key_value_states).unflatten(-1, (2, -1, self.head_dim)).unbind(dim=-3)
 
 
 class SlotAttention(ConceptAttention):
@@ -419,9 +612,15 @@ class ContextualAttention(ConceptAttention):
 
     forced_interface = staticmethod(contextual_attention_forward)
 
-    def __init__(self, config: PreTrainedConfig, width: int, key_width: int):
+    def __init__(self, config: PreTrainedConfig, width: int, key_width: int | None):
         super().__init__(config, width, key_width)
         self.distances = nn.Parameter(torch.empty(self.head_dim, 2 * config.cope_distances))
+
+
+def takes_documents(config: PreTrainedConfig, mixer: type[nn.Module] = ConceptAttention) -> bool:
+    """Whether `mixer` is told of documents by `Segments`: attention that leaves the way to attend to a backend."""
+    free = issubclass(mixer, ConceptAttention) and mixer.forced_interface is None
+    return free and config._attn_implementation == VARLEN
 
 
 class ConceptMLP(nn.Module):
@@ -429,14 +628,14 @@ class ConceptMLP(nn.Module):
 
     def __init__(self, config: PreTrainedConfig, width: int, inner_width: int):
         super().__init__()
-        self.gate_proj = nn.Linear(width, inner_width, bias=False)
-        self.up_proj = nn.Linear(width, inner_width, bias=False)
+        self.gate_up_proj = nn.Linear(width, 2 * inner_width, bias=False)
         self.down_proj = ResidualLinear(inner_width, width)
         self.act_fn = ACT2FN[config.hidden_activation]
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """`[..., width]` to `[..., width]`."""
-        return self.down_proj(self.act_fn(self.gate_proj(hidden_states)) * self.up_proj(hidden_states))
+        gate, up = self.gate_up_proj(hidden_states).chunk(2, dim=-1)
+        return self.down_proj(self.act_fn(gate) * up)
 
 
 class ConceptBlock(GradientCheckpointingLayer):
@@ -461,7 +660,7 @@ class ConceptBlock(GradientCheckpointingLayer):
         if mixer.reads_queries:
             self.attention_norm = nn.LayerNorm(width, eps=config.norm_eps, bias=False)
         self.key_norm = nn.LayerNorm(key_width, eps=config.norm_eps, bias=False) if key_width else None
-        self.attention = mixer(config, width, key_width or width)
+        self.attention = mixer(config, width, key_width)
         self.mlp_norm = nn.LayerNorm(width, eps=config.norm_eps, bias=False) if inner_width else None
         self.mlp = ConceptMLP(config, width, inner_width) if inner_width else None
         self.dropout = nn.Dropout(config.hidden_dropout)

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig
 
-from .attention import ConceptAttention, ConceptBlock, ContextualAttention, SlotAttention
+from .attention import ConceptAttention, ConceptBlock, ContextualAttention, SlotAttention, Stream
 from .tokens import TokenLayout, segment_of
 
 
@@ -31,6 +31,9 @@ class Concepts(NamedTuple):
         positions: `[batch | 1, C]`, their places in the document in tokens; `None` if they have none.
         documents: int64 `[batch | 1, C]`, the document of each; `None` if every row is one document.
         rank: int64 `[batch | 1, C]`, the number of each in its document.
+        sizes: int64 `[batch, D]`, the number of each document's; `None` if every row is one document that has all of
+            them, or if some were dropped.
+        longest: no document has more; C if not given.
     """
 
     states: torch.Tensor
@@ -38,6 +41,14 @@ class Concepts(NamedTuple):
     positions: torch.Tensor | None = None
     documents: torch.Tensor | None = None
     rank: torch.Tensor | None = None
+    sizes: torch.Tensor | None = None
+    longest: int | None = None
+
+    @property
+    def stream(self) -> Stream:
+        """Concepts as attention takes them."""
+        batch, length, _ = self.states.shape
+        return Stream(batch, length, min(self.longest or length, length), self.mask, self.documents, self.sizes)
 
 
 def first_or(used: torch.Tensor) -> torch.Tensor:
@@ -72,7 +83,11 @@ class LearnedConcepts(nn.Module):
         if layout.documents is None:
             return Concepts(states, None, positions, None, rank)
         mask = slots < sizes.sum(dim=1, keepdim=True)
-        return Concepts(states, mask, positions * mask, documents, rank)
+        return Concepts(states, mask, positions * mask, documents, rank, sizes, size)
+
+    def most(self, longest: int, ratio: int | None = None) -> int:
+        """How many concepts a document has."""
+        return self.table.shape[0]
 
     def order(self, rank: torch.Tensor) -> torch.Tensor:
         """When concepts go if fewer are kept: the last of the table first. `rank` to numbers in [0, 1)."""
@@ -121,7 +136,13 @@ class AnchoredConcepts(nn.Module):
             centres * (mask & (rank >= free)),
             None if layout.documents is None else documents,
             rank,
+            None if layout.lengths is None else sizes,
+            self.most(layout.longest, ratio),
         )
+
+    def most(self, longest: int, ratio: int | None = None) -> int:
+        """The most concepts that a document of up to `longest` tokens has."""
+        return self._capacity(longest, 1, ratio or self.config.concept_ratio)
 
     def order(self, rank: torch.Tensor) -> torch.Tensor:
         """
@@ -175,7 +196,7 @@ def keep_concepts(concepts: Concepts, order: torch.Tensor, share: torch.Tensor |
         share: of the concepts of each document, in (0, 1]; a number, or `[batch, 1]`.
     """
     kept = order < share
-    return concepts._replace(mask=kept if concepts.mask is None else concepts.mask & kept)
+    return concepts._replace(mask=kept if concepts.mask is None else concepts.mask & kept, sizes=None)
 
 
 class RelativePlaces(nn.Module):

@@ -27,13 +27,15 @@ from .attention import (
     LocalWindows,
     ResidualLinear,
     Rotation,
+    Stream,
     cross_windows,
-    document_mask,
-    self_windows,
+    read_documents,
+    read_neighbours,
     take,
+    takes_documents,
 )
 from .concepts import Concepts
-from .tokens import TokenLayout
+from .tokens import TokenLayout, document_sizes
 
 
 def decoder_windows(layout: TokenLayout, wanted: torch.Tensor | None, window: int, batch: int) -> LocalWindows:
@@ -78,16 +80,16 @@ class StaticMixture(nn.Module):
         self,
         hidden_states: torch.Tensor,
         key_value_states: torch.Tensor,
-        attention_mask: torch.Tensor | None,
         places: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """
         Args:
             hidden_states: not read.
             key_value_states: concepts `[batch, C, key_width]`, `num_concepts` for each document of the row.
-            attention_mask: bool, broadcastable to `[batch, 1, queries, C]`.
             places: int64 `[batch, queries]`, place of each query in its document.
+            attention_mask: bool, broadcastable to `[batch, 1, queries, C]`; `None` if all are read.
 
         Returns:
             `[batch, queries, width]` and the weights `[batch, 1, queries, C]`.
@@ -114,6 +116,7 @@ class ConceptDecoder(nn.Module):
     def __init__(self, config: PreTrainedConfig):
         super().__init__()
         self.config = config
+        self.concept_mixer = mixer = DECODERS[config.decoder_reads]
         width, inner, depth = config.hidden_size, config.intermediate_size, config.num_decoder_layers
         self.query = nn.Parameter(torch.empty(1, width))
         self.position_embeddings, self.token_projection = None, None
@@ -128,7 +131,6 @@ class ConceptDecoder(nn.Module):
         self.token_reads = nn.ModuleList(
             [ConceptBlock(config, width, key_width=config.token_hidden_size) for _ in range(token_reads)]
         )
-        mixer = DECODERS[config.decoder_reads]
         self.concept_reads = nn.ModuleList(
             [ConceptBlock(config, width, key_width=width, inner_width=inner, mixer=mixer) for _ in range(depth)]
         )
@@ -164,7 +166,10 @@ class ConceptDecoder(nn.Module):
             Decoded states `[batch, K | N, hidden_size]`.
         """
         if len(self.mixing_blocks) == 0:
-            return self.norm(self._read(concepts, tokens, layout, rotate, wanted, words, token_residual, **kwargs))
+            order = self._order(layout, wanted)
+            wanted = wanted if order is None else take(wanted, order)
+            states = self._read(concepts, tokens, layout, rotate, wanted, words, token_residual, **kwargs)
+            return self.norm(states if order is None else take(states, order.argsort(dim=1)))
         # Positions that nobody wants are decoded too, since those that are see them.
         states = self._read(concepts, tokens, layout, rotate, None, words, token_residual, **kwargs)
         states = self.norm(self._mix(states, layout, rotate, in_use, **kwargs))
@@ -189,8 +194,9 @@ class ConceptDecoder(nn.Module):
             documents = None if documents is None else take(documents, wanted.clamp(min=0))
         states, residual = self._queries(places, wanted, words, token_residual)
         query_rotation = rotate(states, places)
+        queries = self._query_stream(layout, wanted, documents, batch)
         concept_reads = {
-            "attention_mask": document_mask(concepts.mask, documents, concepts.documents),
+            **read_documents(queries, concepts.stream, takes_documents(self.config, self.concept_mixer)),
             "query_rotation": query_rotation,
             "key_rotation": rotate(states, concepts.positions),
             # CODEPATH: no preset mixes concepts by place alone.
@@ -209,6 +215,25 @@ class ConceptDecoder(nn.Module):
                 states = residual = self.token_reads[depth](states, tokens, residual, **token_reads, **kwargs)
             states = residual = concept_read(states, concepts.states, residual, **concept_reads, **kwargs)
         return states
+
+    def _order(self, layout: TokenLayout, wanted: torch.Tensor | None) -> torch.Tensor | None:
+        """The order of `wanted` `[batch, K]` that lays queries of one document side by side, if that is needed."""
+        if wanted is None or layout.documents is None or not takes_documents(self.config, self.concept_mixer):
+            return None
+        return wanted.masked_fill(wanted < 0, layout.num_tokens).argsort(dim=1)
+
+    @staticmethod
+    def _query_stream(
+        layout: TokenLayout, wanted: torch.Tensor | None, documents: torch.Tensor | None, batch: int
+    ) -> Stream:
+        """Queries at `wanted` `[batch, K]`, in ascending order, of `documents` `[batch, K]`, for attention."""
+        length = layout.num_tokens if wanted is None else wanted.shape[1]
+        sizes = layout.lengths
+        if documents is None:
+            return Stream(batch, length, length)
+        if wanted is not None:
+            sizes = document_sizes(wanted >= 0, documents, layout.lengths)
+        return Stream(batch, length, min(length, layout.longest), None, documents, sizes)
 
     def _queries(
         self, places: torch.Tensor, wanted: torch.Tensor | None, words: torch.Tensor | None, token_residual: bool
@@ -233,15 +258,17 @@ class ConceptDecoder(nn.Module):
     ) -> torch.Tensor:
         """Local self-attention among the states of all positions `[batch, N, width]`."""
         order, places = None, layout.positions.expand(states.shape[0], -1)
-        visible = states.new_ones(states.shape[:2], dtype=torch.bool)
+        stream = Stream(states.shape[0], layout.num_tokens, layout.longest, None, layout.documents)
         if in_use is not None:
             # Windows go by rank among what is in use, as those of tokens do.
             order = in_use.logical_not().to(torch.uint8).argsort(dim=1, stable=True)
-            states, places, visible = take(states, order), take(places, order), take(in_use, order)
-        windows = self_windows(visible, self.config.local_attention, layout.documents)
+            states, places = take(states, order), take(places, order)
+            stream = stream._replace(mask=take(in_use, order), sizes=layout.lengths)
+        unpadded, window = takes_documents(self.config), self.config.local_attention
+        window = read_neighbours(stream, window, unpadded, states.device)
         rotation = rotate(states, places)
         for block in self.mixing_blocks:
-            states = block(states, windows=windows, query_rotation=rotation, key_rotation=rotation, **kwargs)
+            states = block(states, **window, query_rotation=rotation, key_rotation=rotation, **kwargs)
         return states if order is None else take(states, order.argsort(dim=1))
 
 

@@ -39,11 +39,13 @@ from .attention import (
     ContextualAttention,
     ResidualLinear,
     Rotation,
-    document_mask,
+    read_documents,
+    takes_documents,
 )
 from .concepts import (
     CONCEPT_PLACES,
     CONCEPT_SOURCES,
+    READS,
     AnchoredConcepts,
     Concepts,
     LearnedConcepts,
@@ -53,8 +55,8 @@ from .concepts import (
     write_layer,
 )
 from .decoder import ConceptDecoder, ConceptPredictionHead, StaticMixture
-from .losses import classification_loss, labelled_positions, labels_at, mean_loss
-from .pooling import READOUTS, QueryPooling, masked_mean
+from .losses import classification_loss, labelled_positions, labels_at, linear_cross_entropy, mean_loss
+from .pooling import READOUTS, QueryPooling, document_means, masked_mean
 from .tokens import (
     TOKEN_MIXERS,
     ConceptTokenEmbedding,
@@ -62,6 +64,9 @@ from .tokens import (
     TokenFunnel,
     TokenLayout,
     arrange_tokens,
+    check_inputs,
+    document_sizes,
+    dropped_tokens,
     place_tokens,
     token_layer,
 )
@@ -161,6 +166,8 @@ class ConceptEncoderPreTrainedModel(PreTrainedModel):
         attention_mask: torch.Tensor | None,
         wanted: torch.Tensor | None = None,
         document_lengths: torch.Tensor | None = None,
+        max_document_length: int | None = None,
+        concept_ratio: int | None = None,
         kept_concepts: float | None = None,
         **kwargs: Any,
     ) -> torch.Tensor:
@@ -175,14 +182,18 @@ class ConceptEncoderPreTrainedModel(PreTrainedModel):
             Decoded states `[batch, K | N, hidden_size]`.
         """
         given = input_ids if inputs_embeds is None else inputs_embeds
-        layout, in_use = place_tokens(given.shape[:2], attention_mask, document_lengths, given.device)
+        layout, in_use = place_tokens(
+            given.shape[:2], attention_mask, document_lengths, max_document_length, given.device
+        )
         layout = layout._replace(index=outputs.token_index, mask=outputs.token_mask)
         # Where every concept is in use, attention without a mask is faster.
-        all_in_use = in_use is None and kept_concepts is None and self.config.nested_dropout == 0
-        concept_mask = None if all_in_use else outputs.concept_mask.bool()
-        concepts = Concepts(
-            outputs.last_hidden_state, concept_mask, outputs.concept_positions, outputs.concept_documents
-        )
+        whole = kept_concepts is None and self.config.nested_dropout == 0
+        concepts = Concepts(outputs.last_hidden_state, None, outputs.concept_positions, outputs.concept_documents)
+        if in_use is not None or not whole:
+            concepts = concepts._replace(mask=outputs.concept_mask.bool())
+        if in_use is not None and whole:
+            sizes = document_sizes(concepts.mask, concepts.documents, layout.lengths)
+            concepts = concepts._replace(sizes=sizes, longest=self.model.concepts.most(layout.longest, concept_ratio))
         words = inputs_embeds
         # CODEPATH: only `perceiver_v1` puts the word embedding into the query.
         if inputs_embeds is None and self.config.decoder_query == "token+position":
@@ -244,6 +255,7 @@ class ConceptEncoder(ConceptEncoderPreTrainedModel):
         inputs_embeds: torch.FloatTensor | None = None,
         masked_positions: torch.LongTensor | None = None,
         document_lengths: torch.LongTensor | None = None,
+        max_document_length: int | None = None,
         num_iterations: int | None = None,
         concept_ratio: int | None = None,
         kept_concepts: float | None = None,
@@ -260,6 +272,8 @@ class ConceptEncoder(ConceptEncoderPreTrainedModel):
             For rows that hold several documents end to end: their lengths in tokens, 0 behind the last document of a
             row, which padding follows. Each document is encoded as if it stood alone, and must have a token that is
             not masked. Takes the place of `attention_mask`. Concepts lie end to end in the order of the documents.
+        max_document_length (`int`, *optional*):
+            No document of `document_lengths` is longer. It spares kernels the search for longer ones in long rows.
         num_iterations (`int`, *optional*):
             How often the core runs, whatever the configuration says.
         concept_ratio (`int`, *optional*):
@@ -273,12 +287,12 @@ class ConceptEncoder(ConceptEncoderPreTrainedModel):
             raise ValueError("You must specify exactly one of input_ids or inputs_embeds")
         given = input_ids if inputs_embeds is None else inputs_embeds
         shape = given.shape[:2]
-        self._check_inputs(shape, attention_mask, document_lengths)
+        check_inputs(self.config, shape, attention_mask, document_lengths)
         self._check_concepts(concept_ratio, kept_concepts)
-        dropped = self._dropped_tokens(input_ids, shape, masked_positions)
+        dropped = dropped_tokens(self.config, input_ids, shape, masked_positions)
         drops = dropped is not None and masked_positions is not None
         num_slots = shape[1] - (masked_positions.shape[1] if drops else 0)
-        layout, in_use = place_tokens(shape, attention_mask, document_lengths, given.device)
+        layout, in_use = place_tokens(shape, attention_mask, document_lengths, max_document_length, given.device)
         layout = arrange_tokens(layout, in_use, dropped, shape, num_slots)
         if token_type_ids is None:
             token_type_ids = torch.zeros_like(layout.positions)
@@ -295,7 +309,9 @@ class ConceptEncoder(ConceptEncoderPreTrainedModel):
             mixing = self._mixing(short, rotation, shape[0])
         concepts = self._keep(self.places(self.concepts(stream, short, concept_ratio)), kept_concepts, shape[0])
         exchanging = self._exchanging(stream, concepts, short, rotation)
-        concepts, stream = self._exchange(stream, concepts, mixing, exchanging, num_iterations, **kwargs)
+        concepts, stream = self._exchange(
+            stream, concepts, mixing, exchanging, num_iterations, output_token_states, **kwargs
+        )
         tokens = tokens + self.funnel.widen(stream, targets) if targets else stream
         shape, all_used = concepts.states.shape[:2], concepts.states.new_ones(1, 1, dtype=torch.bool)
         return ConceptEncoderOutput(
@@ -307,25 +323,6 @@ class ConceptEncoder(ConceptEncoderPreTrainedModel):
             token_index=layout.index if output_token_states else None,
             token_mask=layout.mask if output_token_states else None,
         )
-
-    def _check_inputs(
-        self, shape: torch.Size, attention_mask: torch.Tensor | None, document_lengths: torch.Tensor | None
-    ) -> None:
-        if document_lengths is not None and attention_mask is not None:
-            raise ValueError("You cannot specify both attention_mask and document_lengths")
-        if document_lengths is not None and (document_lengths.dim() != 2 or len(document_lengths) != shape[0]):
-            raise ValueError(
-                f"document_lengths of shape {tuple(document_lengths.shape)} does not fit inputs {tuple(shape)}."
-            )
-        if attention_mask is not None and attention_mask.shape != shape:
-            raise ValueError(
-                f"attention_mask of shape {tuple(attention_mask.shape)} does not fit inputs {tuple(shape)}."
-            )
-        if self.rotary_emb is None and shape[1] > self.config.max_position_embeddings:
-            raise ValueError(
-                f"{shape[1]} tokens are more than the {self.config.max_position_embeddings} learned positions "
-                "(max_position_embeddings) of this model; position_embedding='rope' takes any length."
-            )
 
     def _check_concepts(self, ratio: int | None, kept: float | None) -> None:
         if ratio is not None and (ratio < 1 or self.config.concept_init != "anchored"):
@@ -346,21 +343,6 @@ class ConceptEncoder(ConceptEncoderPreTrainedModel):
         share = torch.where(spared < self.config.nested_dropout, 1 - drawn, 1)
         return keep_concepts(concepts, self.concepts.order(concepts.rank), share)
 
-    def _dropped_tokens(
-        self, input_ids: torch.Tensor | None, shape: torch.Size, masked_positions: torch.Tensor | None
-    ) -> torch.Tensor | None:
-        """Bool `[batch, N]`, the tokens that have a place but are not seen by the encoder; `None` if all are."""
-        # CODEPATH: `perceiver_v1` shows mask tokens to the encoder; the other presets drop them.
-        if self.config.masked_tokens == "mask":
-            return None
-        if input_ids is not None:
-            return input_ids == self.config.mask_token_id
-        if masked_positions is None:
-            return None
-        index = torch.where(masked_positions < 0, shape[1], masked_positions)
-        dropped = torch.zeros(shape[0], shape[1] + 1, dtype=torch.bool, device=index.device)
-        return dropped.scatter(1, index, True)[:, :-1]
-
     def _exchange(
         self,
         tokens: torch.Tensor,
@@ -368,9 +350,12 @@ class ConceptEncoder(ConceptEncoderPreTrainedModel):
         mixing: list[dict[str, Any]],
         exchanging: tuple[dict[str, Any], dict[str, Any], dict[str, Any]],
         num_iterations: int | None,
+        keep_tokens: bool,
         **kwargs: Any,
     ) -> tuple[Concepts, torch.Tensor]:
-        """The core, once or again and again. Returns concepts and token states."""
+        """
+        The core, once or again and again. Returns concepts and token states, these of no use without `keep_tokens`.
+        """
         states = concepts.states
         total, tracked = self._iterations(num_iterations)
         for i in range(total):
@@ -378,7 +363,9 @@ class ConceptEncoder(ConceptEncoderPreTrainedModel):
                 # Where the core starts from is put in again, so that no number of iterations forgets it.
                 states = concepts.states + self.iterations[min(i, len(self.iterations) - 1)] + states * (i > 0)
             with torch.set_grad_enabled(torch.is_grad_enabled() and i >= total - tracked):
-                states, tokens = self._core(states, tokens, mixing, *exchanging, **kwargs)
+                # Nothing reads the tokens after the last read but the decoder.
+                wide = self.config.num_stages if keep_tokens or i + 1 < total else self.config.num_stages - 1
+                states, tokens = self._core(states, tokens, mixing, *exchanging, wide, **kwargs)
         states = self.norm(states)
         states = states if concepts.mask is None else states * concepts.mask.unsqueeze(-1)
         return concepts._replace(states=states), tokens
@@ -401,22 +388,21 @@ class ConceptEncoder(ConceptEncoderPreTrainedModel):
         self, tokens: torch.Tensor, concepts: Concepts, layout: TokenLayout, token_rotation: Rotation | None
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         """Masks and rotations of reads, of concept layers and of write-back."""
-        documents = layout.slot_documents
         rotation = self.rotate(tokens, concepts.positions)
         # CODEPATH: no preset counts positions by content.
         own_rotation = None if self.config.concept_positions == "cope" else rotation
-        token_mask = None if layout.mask is None else self._readable(layout.mask)
-        read_mask = document_mask(token_mask, concepts.documents, documents)
+        slots, stream = layout.stream(tokens.shape[0]), concepts.stream
+        mixers = (READS[self.config.read_attention], type(self.layers[0].attention), ConceptAttention)
+        read, think, write = (takes_documents(self.config, mixer) for mixer in mixers)
+        reading = read_documents(stream, slots, read)
         # CODEPATH: no preset has slot attention, in which unused concepts would win tokens.
         if self.config.read_attention == "slot" and concepts.mask is not None:
             in_use = concepts.mask[:, None, :, None]
-            read_mask = in_use if read_mask is None else read_mask & in_use
-        think_mask = document_mask(concepts.mask, concepts.documents, concepts.documents)
-        write_mask = document_mask(concepts.mask, documents, concepts.documents)
+            reading = {"attention_mask": in_use & reading.get("attention_mask", in_use)}
         return (
-            {"attention_mask": read_mask, "query_rotation": rotation, "key_rotation": token_rotation},
-            {"attention_mask": think_mask, "query_rotation": own_rotation, "key_rotation": own_rotation},
-            {"attention_mask": write_mask, "query_rotation": token_rotation, "key_rotation": rotation},
+            {**reading, "query_rotation": rotation, "key_rotation": token_rotation},
+            {**read_documents(stream, stream, think), "query_rotation": own_rotation, "key_rotation": own_rotation},
+            {**read_documents(slots, stream, write), "query_rotation": token_rotation, "key_rotation": rotation},
         )
 
     def _iterations(self, wanted: int | None) -> tuple[int, int]:
@@ -441,14 +427,17 @@ class ConceptEncoder(ConceptEncoderPreTrainedModel):
         reading: dict[str, Any],
         thinking: dict[str, Any],
         writing: dict[str, Any],
+        token_stages: int,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Stages of a read, concept layers, write-back and token layers."""
+        """Stages of a read, concept layers, and in the first `token_stages` of them write-back and token layers."""
         deep, wide = self.config.read_every, self.config.num_interleaved_token_layers
         for i in range(self.config.num_stages):
             states = self.reads[i % len(self.reads)](states, tokens, **reading, **kwargs)
             for layer in self.layers[i * deep : (i + 1) * deep]:
                 states = layer(states, **thinking, **kwargs)
+            if i >= token_stages:
+                continue
             for write in self.writes[i : i + 1]:
                 tokens = write(tokens, states, **writing, **kwargs)
             tokens = self._mix(tokens, self.interleaved_blocks[i * wide : (i + 1) * wide], mixing, **kwargs)
@@ -457,11 +446,6 @@ class ConceptEncoder(ConceptEncoderPreTrainedModel):
     def rotate(self, states: torch.Tensor, positions: torch.Tensor | None) -> Rotation | None:
         """Rotations of `positions` `[batch, length]`, on the device of `states`; `None` if there are none to make."""
         return None if self.rotary_emb is None or positions is None else self.rotary_emb(states, positions)
-
-    @staticmethod
-    def _readable(mask: torch.Tensor) -> torch.Tensor:
-        """`[batch, V]`: the slots in use, and the first one always, so that no softmax is empty."""
-        return mask | (torch.arange(mask.shape[1], device=mask.device) == 0)
 
 
 @auto_docstring(
@@ -501,6 +485,9 @@ class ConceptEncoderForMaskedLM(ConceptEncoderPreTrainedModel):
         document_lengths: torch.LongTensor | None = None,
         labels: torch.LongTensor | None = None,
         return_logits: bool = False,
+        label_smoothing: float = 0.0,
+        z_loss: float = 0.0,
+        loss_kernel: str = "auto",
         **kwargs: Unpack[TransformersKwargs],
     ) -> MaskedLMOutput:
         r"""
@@ -516,6 +503,13 @@ class ConceptEncoderForMaskedLM(ConceptEncoderPreTrainedModel):
         return_logits (`bool`, *optional*, defaults to `False`):
             Whether to return logits although there are labels. They are `(batch_size, num_masked, vocab_size)` with
             `masked_positions`, and `(batch_size, sequence_length, vocab_size)` without.
+        label_smoothing (`float`, *optional*, defaults to 0.0):
+            Share of each target that is spread over the vocabulary.
+        z_loss (`float`, *optional*, defaults to 0.0):
+            Weight of the squared logarithm of the softmax's denominator (PaLM, arXiv 2204.02311).
+        loss_kernel (`str`, *optional*, defaults to `"auto"`):
+            How the loss is computed without holding all logits: `"torch"`, `"chunked"`, `"liger"` or `"auto"`, see
+            [`~losses.linear_cross_entropy`].
         """
         outputs = self.model(
             input_ids,
@@ -541,14 +535,23 @@ class ConceptEncoderForMaskedLM(ConceptEncoderPreTrainedModel):
             token_residual=residual,
             **kwargs,
         )
-        logits = self.lm_head(self.head(states))
+        states = self.head(states)
         loss = None
         if labels is not None:
             targets = labels if wanted is None else labels_at(labels, wanted)
-            loss = mean_loss(nn.functional.cross_entropy, logits.flatten(0, 1), targets.flatten(), **kwargs)
+            loss = linear_cross_entropy(
+                states.flatten(0, 1),
+                self.lm_head.weight,
+                self.lm_head.bias,
+                targets.flatten(),
+                num_items_in_batch=kwargs.get("num_items_in_batch"),
+                label_smoothing=label_smoothing,
+                z_loss=z_loss,
+                kernel=loss_kernel,
+            )
         return MaskedLMOutput(
             loss=loss,
-            logits=logits if labels is None or return_logits else None,
+            logits=self.lm_head(states) if labels is None or return_logits else None,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
@@ -792,18 +795,22 @@ class ConceptEncoderForQuestionAnswering(ConceptEncoderDecodedModel):
 @dataclass
 class ConceptEmbeddingOutput(ModelOutput):
     r"""
-    embeddings (`torch.FloatTensor` of shape `(batch_size, hidden_size)`):
-        One vector of length 1 for each document: the mean of its concepts, normalised.
+    embeddings (`torch.FloatTensor` of shape `(batch_size, hidden_size)` or `(batch_size, documents, hidden_size)`):
+        One vector of length 1 for each document: the mean of its concepts, normalised. For rows of several documents,
+        one for each of `document_lengths`, zeros behind the last.
     concept_embeddings (`torch.FloatTensor` of shape `(batch_size, num_concepts, hidden_size)`):
         Its concepts, each of length 1, for late interaction (ColBERT, arXiv 2004.12832). Zeros where `concept_mask`
         is 0.
     concept_mask (`torch.LongTensor` of shape `(batch_size, num_concepts)`):
         Concepts in use.
+    concept_documents (`torch.LongTensor` of shape `(batch_size, num_concepts)`, *optional*):
+        Which document of its row each concept belongs to. Given for rows of several.
     """
 
     embeddings: torch.FloatTensor | None = None
     concept_embeddings: torch.FloatTensor | None = None
     concept_mask: torch.LongTensor | None = None
+    concept_documents: torch.LongTensor | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
     attentions: tuple[torch.FloatTensor, ...] | None = None
 
@@ -829,14 +836,33 @@ class ConceptEncoderForTextEncoding(ConceptEncoderPreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         token_type_ids: torch.LongTensor | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
+        document_lengths: torch.LongTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> ConceptEmbeddingOutput:
-        outputs = self.model(input_ids, attention_mask, token_type_ids, inputs_embeds, **kwargs)
-        concepts = outputs.last_hidden_state
+        r"""
+        document_lengths (`torch.LongTensor` of shape `(batch_size, num_documents)`, *optional*):
+            For rows that hold several documents end to end: their lengths in tokens, 0 behind the last one. See
+            [`ConceptEncoder.forward`].
+        """
+        outputs = self.model(
+            input_ids,
+            attention_mask,
+            token_type_ids,
+            inputs_embeds,
+            document_lengths=document_lengths,
+            **kwargs,
+        )
+        concepts, mask, documents = outputs.last_hidden_state, outputs.concept_mask, outputs.concept_documents
+        if document_lengths is None:
+            means = masked_mean(concepts, mask)
+        else:
+            documents = torch.zeros_like(mask) if documents is None else documents
+            means = document_means(concepts, mask, documents, document_lengths.shape[1])
         return ConceptEmbeddingOutput(
-            embeddings=nn.functional.normalize(masked_mean(concepts, outputs.concept_mask), dim=-1),
+            embeddings=nn.functional.normalize(means, dim=-1),
             concept_embeddings=nn.functional.normalize(concepts, dim=-1),
-            concept_mask=outputs.concept_mask,
+            concept_mask=mask,
+            concept_documents=documents,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )

@@ -30,6 +30,25 @@ def masked_mean(states: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor
     return (states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
 
 
+def document_means(states: torch.Tensor, mask: torch.Tensor, documents: torch.Tensor, number: int) -> torch.Tensor:
+    """
+    Means of the states of each document.
+
+    Args:
+        states: `[batch, length, width]`.
+        mask: `[batch, length]`, not 0 where a state counts.
+        documents: int64 `[batch, length]`, the document of each.
+        number: D, documents of a row.
+
+    Returns:
+        `[batch, D, width]`, zeros for a document without states.
+    """
+    weights = mask.unsqueeze(-1).to(states.dtype)
+    index, blank = documents.unsqueeze(-1), states.new_zeros(states.shape[0], number, states.shape[2])
+    sums = blank.scatter_add(1, index.expand_as(states), states * weights)
+    return sums / blank[..., :1].scatter_add(1, index, weights).clamp(min=1)
+
+
 class MeanPooling(nn.Module):
     """The mean."""
 

@@ -20,7 +20,17 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig
 
-from .attention import ConceptAttention, ConceptBlock, ResidualLinear, Rotation, self_windows, take
+from .attention import (
+    ConceptAttention,
+    ConceptBlock,
+    ResidualLinear,
+    Rotation,
+    Stream,
+    read_neighbours,
+    self_windows,
+    take,
+    takes_documents,
+)
 
 
 class TokenLayout(NamedTuple):
@@ -30,6 +40,7 @@ class TokenLayout(NamedTuple):
 
     Attributes:
         num_tokens: N.
+        longest: no document has more tokens.
         positions: int64 `[batch | 1, N]`, place of every input token in its document, padding and holes not counted;
             behind a funnel, `[batch | 1, V]`, the mean place of the tokens that a slot stands for.
         lengths: int64 `[batch, D]`, tokens of the documents of each row, mask tokens included, 0 behind the last one;
@@ -41,6 +52,7 @@ class TokenLayout(NamedTuple):
     """
 
     num_tokens: int
+    longest: int
     positions: torch.Tensor
     lengths: torch.Tensor | None = None
     documents: torch.Tensor | None = None
@@ -51,8 +63,12 @@ class TokenLayout(NamedTuple):
         """Bool `[batch, V]`, slots in use, for `batch` rows."""
         if self.mask is not None:
             return self.mask
-        slots = self.positions.shape[1] if self.index is None else self.index.shape[1]
-        return torch.ones(batch, slots, dtype=torch.bool, device=self.positions.device)
+        return torch.ones(batch, self.num_slots, dtype=torch.bool, device=self.positions.device)
+
+    @property
+    def num_slots(self) -> int:
+        """V."""
+        return self.positions.shape[1] if self.index is None else self.index.shape[1]
 
     @property
     def slot_documents(self) -> torch.Tensor | None:
@@ -64,6 +80,26 @@ class TokenLayout(NamedTuple):
         if self.index is None:
             return values
         return take(values.expand(self.index.shape[0], *values.shape[1:]), self.index)
+
+    def stream(self, batch: int) -> Stream:
+        """The slots of `batch` rows, as attention takes them."""
+        sizes = None if self.mask is None else document_sizes(self.mask, self.slot_documents, self.lengths)
+        longest = min(self.longest, self.num_slots)
+        return Stream(batch, self.num_slots, longest, self.mask, self.slot_documents, sizes)
+
+
+def document_sizes(mask: torch.Tensor, documents: torch.Tensor | None, lengths: torch.Tensor | None) -> torch.Tensor:
+    """
+    How many slots in use each document has, int64 `[batch, D]`.
+
+    Args:
+        mask: bool `[batch, slots]`, slots in use.
+        documents: int64 `[batch, slots]`, their documents; `None` if every row is one.
+        lengths: int64 `[batch, D]`, which gives the number of documents.
+    """
+    if documents is None:
+        return mask.sum(dim=1, keepdim=True)
+    return torch.zeros_like(lengths).scatter_add(1, documents, mask.long())
 
 
 def segment_of(places: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
@@ -82,6 +118,7 @@ def place_tokens(
     shape: torch.Size,
     attention_mask: torch.Tensor | None,
     document_lengths: torch.Tensor | None,
+    max_document_length: int | None,
     device: torch.device,
 ) -> tuple[TokenLayout, torch.Tensor | None]:
     """
@@ -90,23 +127,80 @@ def place_tokens(
     Args:
         attention_mask: `[batch, N]`, 0 for padding or holes; rows are one document each.
         document_lengths: int64 `[batch, D]`, for rows of several documents; padding follows the last one.
+        max_document_length: no document has more tokens; N if not given.
 
     Returns:
         A layout whose slots are the input tokens, and bool `[batch, N]`, tokens that are no padding (`None` if none
         is).
     """
     length, places = shape[1], torch.arange(shape[1], device=device).unsqueeze(0)
+    longest = min(max_document_length or length, length)
     if document_lengths is not None:
         in_use = places < document_lengths.sum(dim=1, keepdim=True)
         if document_lengths.shape[1] == 1:
-            return TokenLayout(length, places, document_lengths), in_use
+            return TokenLayout(length, longest, places, document_lengths), in_use
         documents = segment_of(places, document_lengths)
         starts = document_lengths.cumsum(dim=1) - document_lengths
-        return TokenLayout(length, places - starts.gather(1, documents), document_lengths, documents), in_use
+        positions = places - starts.gather(1, documents)
+        return TokenLayout(length, longest, positions, document_lengths, documents), in_use
     if attention_mask is None:
-        return TokenLayout(length, places), None
+        return TokenLayout(length, longest, places), None
     positions = (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)
-    return TokenLayout(length, positions, attention_mask.long().sum(dim=1, keepdim=True)), attention_mask.bool()
+    lengths = attention_mask.long().sum(dim=1, keepdim=True)
+    return TokenLayout(length, longest, positions, lengths), attention_mask.bool()
+
+
+def check_inputs(
+    config: PreTrainedConfig,
+    shape: torch.Size,
+    attention_mask: torch.Tensor | None,
+    document_lengths: torch.Tensor | None,
+) -> None:
+    """
+    Refuse inputs of `shape` `[batch, N]` that do not fit together or are too long for the model.
+
+    Raises:
+        `ValueError`: naming the argument.
+    """
+    if document_lengths is not None and attention_mask is not None:
+        raise ValueError("You cannot specify both attention_mask and document_lengths")
+    if document_lengths is not None and (document_lengths.dim() != 2 or len(document_lengths) != shape[0]):
+        raise ValueError(
+            f"document_lengths of shape {tuple(document_lengths.shape)} does not fit inputs {tuple(shape)}."
+        )
+    if attention_mask is not None and attention_mask.shape != shape:
+        raise ValueError(f"attention_mask of shape {tuple(attention_mask.shape)} does not fit inputs {tuple(shape)}.")
+    if config.position_embedding == "learned" and shape[1] > config.max_position_embeddings:
+        raise ValueError(
+            f"{shape[1]} tokens are more than the {config.max_position_embeddings} learned positions "
+            "(max_position_embeddings) of this model; position_embedding='rope' takes any length."
+        )
+
+
+def dropped_tokens(
+    config: PreTrainedConfig,
+    input_ids: torch.Tensor | None,
+    shape: torch.Size,
+    masked_positions: torch.Tensor | None,
+) -> torch.Tensor | None:
+    """
+    Bool `[batch, N]`, the tokens that have a place but are not seen by the encoder; `None` if all are.
+
+    Args:
+        input_ids: int64 `[batch, N]`, or `None` if the model was given embeddings.
+        shape: `[batch, N]`.
+        masked_positions: int64 `[batch, K]`, -1 for none; they say what embeddings cannot.
+    """
+    # CODEPATH: `perceiver_v1` shows mask tokens to the encoder; the other presets drop them.
+    if config.masked_tokens == "mask":
+        return None
+    if input_ids is not None:
+        return input_ids == config.mask_token_id
+    if masked_positions is None:
+        return None
+    index = torch.where(masked_positions < 0, shape[1], masked_positions)
+    dropped = torch.zeros(shape[0], shape[1] + 1, dtype=torch.bool, device=index.device)
+    return dropped.scatter(1, index, True)[:, :-1]
 
 
 def arrange_tokens(
@@ -176,7 +270,7 @@ def rank_slots(layout: TokenLayout, visible: torch.Tensor) -> tuple[torch.Tensor
     if layout.documents is None:
         return slots, torch.zeros_like(slots), visible.sum(dim=1, keepdim=True)
     documents = layout.slot_documents
-    sizes = torch.zeros_like(layout.lengths).scatter_add(1, documents, visible.long())
+    sizes = document_sizes(visible, documents, layout.lengths)
     return slots - (sizes.cumsum(dim=1) - sizes).gather(1, documents), documents, sizes
 
 
@@ -188,7 +282,7 @@ class TokenConvolution(nn.Module):
 
     reads_queries = True
 
-    def __init__(self, config: PreTrainedConfig, width: int, key_width: int):
+    def __init__(self, config: PreTrainedConfig, width: int, key_width: int | None):
         super().__init__()
         self.in_proj = nn.Linear(width, width, bias=False)
         self.taps = nn.Parameter(torch.empty(config.conv_kernel_size, width))
@@ -211,10 +305,15 @@ class TokenConvolution(nn.Module):
         return self.out_proj((around * self.taps.T).sum(dim=-1).to(hidden_states.dtype)), None
 
 
+def read_window(config: PreTrainedConfig, layout: TokenLayout, batch: int) -> dict[str, Any]:
+    """A window of `local_attention` visible tokens around each one."""
+    stream, device = layout.stream(batch), layout.positions.device
+    return read_neighbours(stream, config.local_attention, takes_documents(config), device)
+
+
 def local_mixing(config: PreTrainedConfig, layout: TokenLayout, batch: int) -> list[dict[str, Any]]:
     """Sliding windows of `local_attention` visible tokens."""
-    windows = self_windows(layout.visible(batch), config.local_attention, layout.slot_documents)
-    return [{"windows": windows}]
+    return [read_window(config, layout, batch)]
 
 
 def shifted_mixing(config: PreTrainedConfig, layout: TokenLayout, batch: int) -> list[dict[str, Any]]:
@@ -298,7 +397,8 @@ def pair_slots(layout: TokenLayout, batch: int) -> tuple[SlotPairs, TokenLayout]
     full = layout.mask is None and layout.documents is None
     mask = None if full else slots < halves.sum(dim=1, keepdim=True)
     packed = None if layout.documents is None else segment_of(slots, halves)
-    return pairs, TokenLayout(layout.num_tokens, positions, layout.lengths, packed, None, mask)
+    longest = (layout.longest + 1) // 2
+    return pairs, TokenLayout(layout.num_tokens, longest, positions, layout.lengths, packed, None, mask)
 
 
 class TokenFunnel(nn.Module):
@@ -309,7 +409,7 @@ class TokenFunnel(nn.Module):
 
     def __init__(self, config: PreTrainedConfig):
         super().__init__()
-        self.window = config.local_attention
+        self.config = config
         width, inner = config.token_hidden_size, config.token_intermediate_size
         self.blocks = nn.ModuleList(
             [ConceptBlock(config, width, key_width=width, inner_width=inner) for _ in range(config.num_funnel_stages)]
@@ -333,11 +433,11 @@ class TokenFunnel(nn.Module):
         """
         targets = []
         for block in self.blocks:
-            windows = self_windows(layout.visible(tokens.shape[0]), self.window, layout.slot_documents)
+            window = read_window(self.config, layout, tokens.shape[0])
             rotation = rotate(tokens, layout.to_slots(layout.positions))
             pairs, layout = pair_slots(layout, tokens.shape[0])
             queries = take(pairs.mean(tokens), pairs.target)
-            read = block(queries, tokens, windows=windows, query_rotation=rotation, key_rotation=rotation, **kwargs)
+            read = block(queries, tokens, **window, query_rotation=rotation, key_rotation=rotation, **kwargs)
             tokens = pairs.mean(read)
             targets.append(pairs.target)
         return tokens, layout, targets

@@ -47,7 +47,7 @@ def check_backends_and_losses(model: ConceptEncoderForMaskedLM, _: Path) -> None
     batch = masked_batch()
     positions = batch.pop("masked_positions")
     results = []
-    for backend in ("sdpa", "eager"):
+    for backend in ("sdpa", "eager", "varlen"):
         model.set_attn_implementation(backend)
         for extra in ({}, {"masked_positions": positions}):
             loss = model(**batch, **extra).loss

@@ -8,22 +8,29 @@ from transformers import AttentionInterface
 
 from modeling_concept import ConceptEncoder, ConceptEncoderForMaskedLM
 from modeling_concept.attention import (
+    VARLEN,
     ConceptAttention,
     ConceptRotaryEmbedding,
+    Stream,
     cross_windows,
     eager_attention_forward,
+    read_documents,
+    read_neighbours,
     rotate,
     self_windows,
+    varlen_attention_forward,
 )
 from tests.modeling.tiny import VARIANTS, document, masked_batch, tiny_config, tiny_model
 
 
-def attention(key_width: int = 32) -> ConceptAttention:
+def attention(key_width: int | None = None) -> ConceptAttention:
     torch.manual_seed(1)
     config = tiny_config()
     config._attn_implementation = "eager"
     module = ConceptAttention(config, 32, key_width).double()
-    torch.nn.init.normal_(module.q_proj.weight), torch.nn.init.normal_(module.k_proj.weight)
+    for projection in (module.qkv_proj, module.q_proj, module.kv_proj):
+        if projection is not None:
+            torch.nn.init.normal_(projection.weight)
     return module
 
 
@@ -63,6 +70,65 @@ def test_windowed_reads_equal_masked_attention(window):
         torch.testing.assert_close(sparse[row, slot], dense[row, wanted[row, slot]], atol=1e-10, rtol=0)
 
 
+@pytest.mark.parametrize("window", [2, 6, 7, 200])
+def test_windows_without_padding_equal_blocked_ones(window):
+    module, states = attention(), torch.randn(2, 150, 32, dtype=torch.float64)
+    sizes = torch.tensor([[70, 1, 60, 0], [0, 150, 0, 0]])
+    places = torch.arange(150).expand(2, -1)
+    documents = torch.searchsorted(sizes.cumsum(dim=1), places.contiguous(), right=True).clamp(max=3)
+    used = places < sizes.sum(dim=1, keepdim=True)
+    stream = Stream(2, 150, 150, used, documents, sizes)
+    blocked, _ = module(states, **read_neighbours(stream, window, unpadded=False, device=states.device))
+    module.config._attn_implementation = VARLEN
+    unpadded, _ = module(states, **read_neighbours(stream, window, unpadded=True, device=states.device))
+    torch.testing.assert_close(unpadded[used], blocked[used], atol=1e-10, rtol=0)
+
+
+def test_documents_without_padding_equal_masked_ones():
+    """Among them one without queries, one without keys, and unused slots on either side."""
+    module = attention(key_width=16)
+    states, keys = torch.randn(2, 9, 32, dtype=torch.float64), torch.randn(2, 14, 16, dtype=torch.float64)
+    streams = []
+    for length, sizes in ((9, [[4, 0, 3], [2, 7, 0]]), (14, [[5, 6, 3], [9, 1, 0]])):
+        sizes = torch.tensor(sizes)
+        places = torch.arange(length).expand(2, -1).contiguous()
+        documents = torch.searchsorted(sizes.cumsum(dim=1), places, right=True).clamp(max=2)
+        streams.append(Stream(2, length, length, places < sizes.sum(dim=1, keepdim=True), documents, sizes))
+    masked, _ = module(states, keys, **read_documents(*streams, unpadded=False))
+    module.config._attn_implementation = VARLEN
+    unpadded, _ = module(states, keys, **read_documents(*streams, unpadded=True))
+    used = streams[0].mask
+    torch.testing.assert_close(unpadded[used], masked[used], atol=1e-10, rtol=0)
+
+
+def test_only_holes_between_concepts_bring_masks_back():
+    """Without padding nothing is masked but the decoder's windows; nested dropout leaves holes, which SDPA skips."""
+    masks = []
+
+    def spying(module, query, key, value, attention_mask, **kwargs):
+        masks.append(attention_mask is not None)
+        return varlen_attention_forward(module, query, key, value, attention_mask, **kwargs)
+
+    model, rows = tiny_model(ConceptEncoder), torch.tensor([[12, 5, 0], [20, 0, 0]])
+    model.set_attn_implementation(VARLEN)
+    AttentionInterface.register(VARLEN, spying)
+    try:
+        ids = torch.stack([document(20), document(20, seed=1)])
+        model(ids, document_lengths=rows)
+        assert not any(masks)
+        model(ids, document_lengths=rows, kept_concepts=0.5)
+        assert any(masks)
+    finally:
+        AttentionInterface.register(VARLEN, varlen_attention_forward)
+
+
+def test_attention_dropout_is_refused_without_padding():
+    model = tiny_model(ConceptEncoder, attention_dropout=0.1).train()
+    model.set_attn_implementation(VARLEN)
+    with pytest.raises(ValueError, match=r"attention_dropout=0\.1"):
+        model(document(20)[None], document_lengths=torch.tensor([[12, 8]]))
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_sdpa_equals_eager_in_value_and_gradient(variant):
     model, batch = tiny_model(ConceptEncoderForMaskedLM, variant), masked_batch()
@@ -71,13 +137,14 @@ def test_sdpa_equals_eager_in_value_and_gradient(variant):
     batch["labels"][1, 30:] = -100
     del batch["masked_positions"]
     results = []
-    for backend in ("sdpa", "eager"):
+    for backend in ("sdpa", "eager", "varlen"):
         model.set_attn_implementation(backend)
         model.zero_grad()
         loss = model(**batch, attention_mask=mask).loss
         loss.backward()
         results.append([loss, *(p.grad for p in model.parameters())])
-    torch.testing.assert_close(results[0], results[1], atol=1e-10, rtol=1e-8)
+    for other in results[1:]:
+        torch.testing.assert_close(other, results[0], atol=1e-10, rtol=1e-8)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

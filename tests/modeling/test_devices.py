@@ -38,7 +38,7 @@ def loss_and_gradients(model, batch) -> list[torch.Tensor]:
     return [loss.detach().float().cpu(), *(p.grad.float().cpu().clone() for p in model.parameters())]
 
 
-@pytest.mark.parametrize("backend", ["sdpa", "eager"])
+@pytest.mark.parametrize("backend", ["sdpa", "eager", "varlen"])
 @pytest.mark.parametrize("make_batch", [masked_batch, padded_batch, packed_batch])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_losses_and_gradients_equal_those_of_the_cpu(variant, make_batch, backend):

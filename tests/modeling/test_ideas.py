@@ -209,7 +209,8 @@ def test_convolution_reaches_half_a_kernel():
     reach = influences(tiny_model(ConceptEncoder, "conv", num_token_layers=1), document(12)[None], "token_blocks")
     index = torch.arange(12)
     assert torch.equal(reach, (index - index[:, None]).abs() <= 2)
-    module = TokenConvolution(tiny_config("conv"), 8, 8).double()
+    module = TokenConvolution(tiny_config("conv"), 8, None).double()
+    torch.nn.init.normal_(module.taps)
     states = torch.randn(1, 12, 8, dtype=torch.float64)
     output, _ = module(states, None, neighbours=F.pad(torch.ones(1, 12, dtype=torch.bool), (2, 2)).unfold(1, 5, 1))
     taps = module.taps.T.unsqueeze(1)
@@ -218,7 +219,8 @@ def test_convolution_reaches_half_a_kernel():
 
 
 def test_shifted_blocks_take_turns():
-    config, (layout, _) = tiny_config("shifted"), place_tokens(torch.Size([1, 16]), None, None, torch.device("cpu"))
+    config = tiny_config("shifted")
+    layout, _ = place_tokens(torch.Size([1, 16]), None, None, None, torch.device("cpu"))
     assert len(shifted_mixing(config, layout, 1)) == 2
     model, index = tiny_model(ConceptEncoder, "shifted", num_token_layers=1), torch.arange(16)
     one = influences(model, document(16)[None], "token_blocks")

@@ -47,7 +47,7 @@ def gradients(model, loss) -> dict[str, torch.Tensor]:
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.parametrize("backend", ["sdpa", "eager"])
+@pytest.mark.parametrize("backend", ["sdpa", "eager", "varlen"])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-4)])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_packed_logits_equal_separate_ones(variant, dtype, tolerance, backend):
@@ -124,7 +124,7 @@ def test_rows_without_tokens_and_documents_of_masks_stay_finite(variant):
     model = tiny_model(ConceptEncoderForMaskedLM, variant, torch.float32).train()
     ids = torch.stack([document(30), torch.full((30,), MASK), document(30, seed=1)])
     lengths = torch.tensor([[10, 20], [15, 15], [0, 0]])
-    for backend in ("sdpa", "eager"):
+    for backend in ("sdpa", "eager", "varlen"):
         model.set_attn_implementation(backend)
         model.zero_grad()
         model(ids, document_lengths=lengths, labels=torch.full_like(ids, 7)).loss.backward()

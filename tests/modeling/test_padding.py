@@ -97,7 +97,7 @@ def test_rows_of_padding_or_masks_alone_stay_finite(variant):
     ids = torch.stack([document(9), torch.full((9,), 4), document(9, seed=1)])
     mask = torch.ones_like(ids)
     mask[2] = 0
-    for backend in ("sdpa", "eager"):
+    for backend in ("sdpa", "eager", "varlen"):
         model.set_attn_implementation(backend)
         model.zero_grad()
         model(ids, attention_mask=mask, labels=torch.full_like(ids, 7)).loss.backward()

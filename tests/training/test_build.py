@@ -65,10 +65,10 @@ def test_other_shapes_start_anew_when_asked_for(checkpoint, report):
     with pytest.raises(ValueError, match="--ignore_mismatched_sizes"):
         start(checkpoint, "intermediate_size=96")
     model = start(checkpoint, "intermediate_size=96", ignore=True)
-    assert model.model.layers[0].mlp.up_proj.weight.shape == (96, 32)
-    name = "model.layers.0.attention.q_proj.weight"
+    assert model.model.layers[0].mlp.gate_up_proj.weight.shape == (2 * 96, 32)
+    name = "model.layers.0.attention.qkv_proj.weight"
     assert torch.equal(model.state_dict()[name], original[name])
-    assert re.search(r"model\.layers\.\S+ \S+mlp\.up_proj\.weight +\| MISMATCH", report.text)
+    assert re.search(r"model\.layers\.\S+ \S+mlp\.gate_up_proj\.weight +\| MISMATCH", report.text)
 
 
 def test_overrides_of_a_checkpoint_are_checked(checkpoint):
