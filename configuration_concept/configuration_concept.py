@@ -22,7 +22,8 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 from transformers.utils import auto_docstring
 
-FORMAT_VERSION = 1
+# 2: queries, keys and values of self-attention have one matrix, as have both factors of the gated MLP.
+FORMAT_VERSION = 2
 
 # The one table of what travels with a checkpoint: Auto classes, and the folder that each file lives in here.
 AUTO_MAP = {
@@ -220,8 +221,8 @@ class ConceptEncoderConfig(PreTrainedConfig):
         Id of the mask token.
     norm_eps (`float`, *optional*, defaults to 1e-5):
         Epsilon of the normalisation layers.
-    format_version (`int`, *optional*, defaults to 1):
-        Version of the checkpoint format. Code refuses a checkpoint newer than itself.
+    format_version (`int`, *optional*, defaults to 2):
+        Version of the checkpoint format. Code refuses a checkpoint of another one.
 
     Raises:
         `ValueError`: for every value or combination of values that no model can be built from; it names the field.
@@ -347,10 +348,11 @@ class ConceptEncoderConfig(PreTrainedConfig):
         super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
 
     def _check(self) -> None:
-        if self.format_version > FORMAT_VERSION:
+        if self.format_version != FORMAT_VERSION:
+            age = "a newer" if self.format_version > FORMAT_VERSION else "an older"
             raise ValueError(
-                f"format_version={self.format_version}: this checkpoint was written by a newer version of the code, "
-                f"which reads formats up to {FORMAT_VERSION}. Load it with `trust_remote_code=True` or update."
+                f"format_version={self.format_version}: this checkpoint was written by {age} version of the code, "
+                f"which reads format {FORMAT_VERSION}. Load it with `trust_remote_code=True`, by the code it came with."
             )
         for check in (self._check_choices, self._check_ranges, self._check_widths, self._check_combinations):
             check()

@@ -47,11 +47,12 @@ def test_unknown_choices_list_the_known_ones(field):
         ConceptEncoderConfig(**{field: "other"})
 
 
-def test_a_checkpoint_of_newer_code_is_refused(tmp_path):
+@pytest.mark.parametrize(("version", "age"), [(FORMAT_VERSION + 1, "a newer"), (FORMAT_VERSION - 1, "an older")])
+def test_a_checkpoint_of_other_code_is_refused(tmp_path, version, age):
     ConceptEncoderConfig.from_preset("nano").save_pretrained(tmp_path)
     path = tmp_path / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": FORMAT_VERSION + 1, "new_field": 1}))
-    with pytest.raises(ValueError, match="newer version"):
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": version, "new_field": 1}))
+    with pytest.raises(ValueError, match=f"{age} version"):
         ConceptEncoderConfig.from_pretrained(tmp_path)
 
 
