@@ -381,7 +381,14 @@ def _attend_segments_on_gpu(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, segments: Segments, scaling: float
 ) -> torch.Tensor:
     """As `_attend_segments`, in one kernel."""
-    from torch.nn.attention.varlen import varlen_attn
+    return _varlen_kernel(query, key, value, segments, scaling)[0]
+
+
+def _varlen_kernel(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, segments: Segments, scaling: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The output `[length, heads, head_dim]` and the logarithm of every softmax's denominator `[heads, length]`."""
+    from torch.nn.attention.varlen import AuxRequest, varlen_attn
 
     if query.dtype not in (torch.bfloat16, torch.float16):
         raise ValueError(
@@ -389,7 +396,51 @@ def _attend_segments_on_gpu(
             "model with dtype=torch.bfloat16, use autocast (--bf16), or set attn_implementation='sdpa'."
         )
     reach = -1 if segments.window is None else segments.window
-    return varlen_attn(query, key, value, *segments[:4], scale=scaling, window_size=(reach, reach))
+    aux, window = AuxRequest(lse=True), (reach, reach)
+    return varlen_attn(query, key, value, *segments[:4], return_aux=aux, scale=scaling, window_size=window)
+
+
+def num_key_parts(query: torch.Tensor, key: torch.Tensor) -> int:
+    """
+    Into how many parts to split the keys of `[batch, heads, keys, head_dim]` so that few queries keep a GPU busy.
+
+    Its kernels take tiles of queries side by side and all their keys one after the other. One part where gradients
+    are wanted, which have no use for more.
+    """
+    if torch.is_grad_enabled() or not query.is_cuda or query.dtype not in (torch.bfloat16, torch.float16):
+        return 1
+    batch, heads, queries, _ = query.shape
+    idle = torch.cuda.get_device_properties(query.device).multi_processor_count // (batch * heads * -(-queries // 128))
+    return max(min(idle, key.shape[2] // 2048), 1)
+
+
+def attend_in_parts(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    scaling: float,
+    parts: int,
+    kernel: Callable = _varlen_kernel,
+) -> torch.Tensor:
+    """
+    Attention on `parts` of the keys, put together by the sums behind their softmaxes (Flash-Decoding).
+
+    Args:
+        query: `[batch, heads, queries, head_dim]`; `key` and `value` alike.
+        kernel: as `_varlen_kernel`.
+
+    Returns:
+        `[batch, queries, heads, head_dim]`.
+    """
+    (batch, _, queries, _), keys = query.shape, key.shape[2]
+    bounds = torch.arange(batch * parts + 1, device=query.device)
+    starts = ((bounds * queries).int(), (bounds * keys // parts).int())
+    segments = Segments(*starts, queries, -(-keys // parts))
+    rows = query.transpose(1, 2).unsqueeze(1).expand(-1, parts, -1, -1, -1).flatten(0, 2)
+    flat = (states.transpose(1, 2).flatten(0, 1) for states in (key, value))
+    output, log_sums = kernel(rows, *flat, segments, scaling)
+    weights = log_sums.T.unflatten(0, (batch, parts, queries)).softmax(dim=1).unsqueeze(-1)
+    return (output.unflatten(0, (batch, parts, queries)) * weights).sum(dim=1).to(query.dtype)
 
 
 def varlen_attention_forward(
@@ -412,6 +463,8 @@ def varlen_attention_forward(
     Raises:
         `ValueError`: for dropout, and on CUDA in other than half precision.
     """
+    if segments is None and attention_mask is None and (parts := num_key_parts(query, key)) > 1:
+        return attend_in_parts(query, key, value, scaling, parts), None
     if segments is None:
         attend_densely = ALL_ATTENTION_FUNCTIONS["sdpa"]
         return attend_densely(module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs)

@@ -12,6 +12,7 @@ from modeling_concept.attention import (
     ConceptAttention,
     ConceptRotaryEmbedding,
     Stream,
+    attend_in_parts,
     cross_windows,
     eager_attention_forward,
     read_documents,
@@ -120,6 +121,23 @@ def test_only_holes_between_concepts_bring_masks_back():
         assert any(masks)
     finally:
         AttentionInterface.register(VARLEN, varlen_attention_forward)
+
+
+@pytest.mark.parametrize(("keys", "parts"), [(40, 4), (41, 3), (7, 7), (5, 1)])
+def test_keys_in_parts_equal_keys_at_once(keys, parts):
+    def kernel(query, key, value, segments, scaling):
+        outputs, log_sums = [], []
+        for (first, last), (start, end) in zip(
+            segments.query_starts.unfold(0, 2, 1).tolist(), segments.key_starts.unfold(0, 2, 1).tolist(), strict=True
+        ):
+            logits = torch.einsum("qhd,khd->hqk", query[first:last], key[start:end]) * scaling
+            outputs.append(torch.einsum("hqk,khd->qhd", logits.softmax(-1), value[start:end]))
+            log_sums.append(logits.logsumexp(-1))
+        return torch.cat(outputs), torch.cat(log_sums, dim=1)
+
+    query, key, value = (torch.randn(2, 3, length, 8, dtype=torch.float64) for length in (6, keys, keys))
+    whole = torch.nn.functional.scaled_dot_product_attention(query, key, value, scale=0.3).transpose(1, 2)
+    torch.testing.assert_close(attend_in_parts(query, key, value, 0.3, parts, kernel), whole, atol=1e-10, rtol=0)
 
 
 def test_attention_dropout_is_refused_without_padding():
