@@ -148,12 +148,12 @@ def check_agreement(device: torch.device) -> Table:
     Raises:
         ValueError: naming what differs by more than `TOLERANCE`.
     """
-    rows = [[name, round(difference, 4)] for name, difference in compare(device)]
-    wrong = [f"{name} ({difference})" for name, difference in rows if difference > TOLERANCE]
+    found = {name: round(difference, 4) for name, difference in compare(device)}
+    wrong = [f"{name} ({difference})" for name, difference in found.items() if difference > TOLERANCE]
     if wrong:
         raise ValueError(f"More than {TOLERANCE} apart: {'; '.join(wrong)}.")
     note = f"Norm of the difference over the norm, for the loss or gradient furthest off, on {describe_device()}."
-    return Table("agreement", ["what equals what", "largest difference"], rows, note)
+    return Table("agreement", ["what equals what", "largest difference"], list(map(list, found.items())), note)
 
 
 def main() -> int:

@@ -471,8 +471,8 @@ def varlen_attention_forward(
     if dropout > 0:
         raise ValueError(f"attn_implementation={VARLEN!r} has no dropout (attention_dropout={dropout}); 'sdpa' has.")
     attend_documents = _attend_segments_on_gpu if query.is_cuda else _attend_segments
-    states = (states.squeeze(0).transpose(0, 1) for states in (query, key, value))
-    return attend_documents(*states, segments, scaling).unsqueeze(0), None
+    query, key, value = (states.squeeze(0).transpose(0, 1) for states in (query, key, value))
+    return attend_documents(query, key, value, segments, scaling).unsqueeze(0), None
 
 
 AttentionInterface.register(VARLEN, varlen_attention_forward)

@@ -167,6 +167,13 @@ def linear_cross_entropy(
     return _mean(total, targets, num_items_in_batch)
 
 
+class LinearCrossEntropy(nn.Module):
+    """`linear_cross_entropy` as a module, which can be compiled by itself."""
+
+    def forward(self, *args: Any, **options: Any) -> torch.Tensor:
+        return linear_cross_entropy(*args, **options)
+
+
 def choose_kernel(num_positions: int, num_classes: int) -> str:
     """
     The fastest kernel that bounds memory, from what is known before any value is: the size of the logits, and whether

@@ -55,7 +55,7 @@ from .concepts import (
     write_layer,
 )
 from .decoder import ConceptDecoder, ConceptPredictionHead, StaticMixture
-from .losses import classification_loss, labelled_positions, labels_at, linear_cross_entropy, mean_loss
+from .losses import LinearCrossEntropy, classification_loss, labelled_positions, labels_at, mean_loss
 from .pooling import READOUTS, QueryPooling, document_means, masked_mean
 from .tokens import (
     TOKEN_MIXERS,
@@ -122,6 +122,8 @@ class ConceptEncoderPreTrainedModel(PreTrainedModel):
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
     _no_split_modules = ["ConceptBlock"]
+    # What is worth a graph of its own where the model is not compiled as a whole.
+    _compiled_modules = ["ConceptBlock", "ConceptPredictionHead", "LinearCrossEntropy"]
     _supports_sdpa = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
@@ -465,6 +467,7 @@ class ConceptEncoderForMaskedLM(ConceptEncoderPreTrainedModel):
         self.decoder = ConceptDecoder(config)
         self.head = ConceptPredictionHead(config)
         self.lm_head = nn.Linear(config.embedding_size, config.vocab_size)
+        self.criterion = LinearCrossEntropy()
         self.post_init()
 
     def get_output_embeddings(self) -> nn.Module:
@@ -539,7 +542,7 @@ class ConceptEncoderForMaskedLM(ConceptEncoderPreTrainedModel):
         loss = None
         if labels is not None:
             targets = labels if wanted is None else labels_at(labels, wanted)
-            loss = linear_cross_entropy(
+            loss = self.criterion(
                 states.flatten(0, 1),
                 self.lm_head.weight,
                 self.lm_head.bias,
