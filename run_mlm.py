@@ -5,6 +5,7 @@ Train a masked language model and evaluate it: a concept encoder, or any other `
 
     accelerate launch run_mlm.py recipes/nano.yaml
     accelerate launch run_mlm.py recipes/nano.yaml --preset mini --learning_rate 5e-4
+    accelerate launch run_mlm.py recipes/nano.yaml --torch_compile --warm_up
     python run_mlm.py --preset nano --train_tokenizer_vocab_size 8192 --train_file text.txt --do_train --do_eval
 
 `python run_mlm.py --help` lists every setting. Started again after an interruption, a run goes on from its last
@@ -35,6 +36,7 @@ from training_concept.rows import RunRows, build_rows, resolve_sequence_length, 
 from training_concept.run import claim_folder, describe_run, find_checkpoint, finish_run, write_counts, write_results
 from training_concept.sources import AnyDataset
 from training_concept.trainer import ConceptTrainer, takes_documents
+from training_concept.warmup import warm_up
 
 
 def main(arguments: Sequence[str]) -> dict[str, float]:
@@ -52,7 +54,8 @@ def main(arguments: Sequence[str]) -> dict[str, float]:
     register_auto_classes()
     config = build_config(model_args)
     description = describe_run(model_args, data_args, training_args, config)
-    checkpoint = find_checkpoint(training_args, description) if training_args.do_train else None
+    resumes = training_args.do_train and not training_args.warm_up
+    checkpoint = find_checkpoint(training_args, description) if resumes else None
     recipe = recipe_from_arguments(data_args)
     documents, tokenizer = _load_texts(recipe, model_args, data_args, training_args)
     check_length(config, data_args.max_seq_length)
@@ -63,6 +66,8 @@ def main(arguments: Sequence[str]) -> dict[str, float]:
         evaluates = training_args.do_eval or training_args.eval_strategy != "no"
         rows = build_rows(documents, tokenizer, form, data_args, evaluates)
     trainer = _build_trainer(model, tokenizer, rows, recipe, data_args, training_args)
+    if training_args.warm_up:
+        return warm_up(trainer)
     results = {}
     if training_args.do_train:
         if trainer.is_world_process_zero():

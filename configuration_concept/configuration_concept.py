@@ -38,7 +38,9 @@ AUTO_MAP = {
 }
 CODE_FILES = {
     "configuration_concept": ("configuration_concept",),
-    "modeling_concept": ("modeling_concept", "attention", "tokens", "concepts", "decoder", "losses", "pooling"),
+    "modeling_concept": (
+        *("modeling_concept", "attention", "tokens", "concepts", "decoder", "kernels", "losses", "pooling"),
+    ),
 }
 
 CHOICES = {
@@ -352,7 +354,7 @@ class ConceptEncoderConfig(PreTrainedConfig):
             age = "a newer" if self.format_version > FORMAT_VERSION else "an older"
             raise ValueError(
                 f"format_version={self.format_version}: this checkpoint was written by {age} version of the code, "
-                f"which reads format {FORMAT_VERSION}. Load it with `trust_remote_code=True`, by the code it came with."
+                f"which reads format {FORMAT_VERSION}. Load it with `trust_remote_code=True`, by its own code."
             )
         for check in (self._check_choices, self._check_ranges, self._check_widths, self._check_combinations):
             check()

@@ -24,7 +24,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_update
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
 
-Rotation = tuple[torch.Tensor, torch.Tensor]
+from .kernels import Rotation, norm_and_rotate
 
 VARLEN = "varlen"
 # Attention kernels of GPUs work on tiles of so many queries, whether they are there or not.
@@ -295,17 +295,9 @@ class ConceptRotaryEmbedding(nn.Module):
         angles = position_ids[..., None].to(exact) * self.inv_freq.to(device=x.device, dtype=exact)
         angles = angles.remainder(2 * torch.pi).to(torch.promote_types(x.dtype, torch.float32)).unsqueeze(2)
         # A compiler works out cosines anew in every kernel that reads them, and does not look into complex numbers.
-        turns = torch.view_as_real(torch.polar(torch.full_like(angles, self.attention_scaling), angles))
-        return turns[..., 0], turns[..., 1]
-
-
-def rotate(states: torch.Tensor, rotation: Rotation | None) -> torch.Tensor:
-    """Turn `[batch, length, heads, head_dim]` by its positions; states without positions (`None`) stay as they are."""
-    if rotation is None:
-        return states
-    cos, sin = rotation
-    first, second = states.chunk(2, dim=-1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(states.dtype)
+        turns = torch.polar(torch.full_like(angles, self.attention_scaling), angles)
+        cos, sin = torch.view_as_real(turns).movedim(-1, 0).contiguous()
+        return cos, sin
 
 
 def attend(
@@ -584,7 +576,7 @@ class ConceptAttention(nn.Module):
         self.kv_proj = None if key_width is None else nn.Linear(key_width, 2 * width, bias=False)
         self.qkv_proj = nn.Linear(width, 3 * width, bias=False) if key_width is None else None
         self.o_proj = ResidualLinear(width, width)
-        self.q_norm, self.k_norm = nn.Identity(), nn.Identity()
+        self.q_norm, self.k_norm = None, None
         # CODEPATH: `perceiver_v1` has no query-key norm, every other preset does.
         if config.qk_norm:
             self.q_norm = nn.LayerNorm(self.head_dim, eps=config.norm_eps, bias=False)
@@ -614,9 +606,8 @@ class ConceptAttention(nn.Module):
             The output `[batch, queries, width]`, and the weights where the backend gives them.
         """
         query, key, value = self._project(hidden_states, key_value_states)
-        # Under autocast norms give float32, and not every backend is cast back.
-        query = rotate(self.q_norm(query), query_rotation).to(value.dtype)
-        key = rotate(self.k_norm(key), key_rotation).to(value.dtype)
+        query = self._place(query, self.q_norm, query_rotation, value.dtype)
+        key = self._place(key, self.k_norm, key_rotation, value.dtype)
         if segments is not None:
             query, key, value = (states.flatten(0, 1).unsqueeze(0) for states in (query, key, value))
             kwargs["segments"] = segments
@@ -643,6 +634,14 @@ class ConceptAttention(nn.Module):
         elif windows is not None:
             output = _from_blocks(output, windows, hidden_states.shape[0])
         return self.o_proj(output), weights
+
+    def _place(
+        self, states: torch.Tensor, norm: nn.Module | None, rotation: Rotation | None, dtype: torch.dtype
+    ) -> torch.Tensor:
+        """Normalise queries or keys `[batch, length, heads, head_dim]` and turn them by their positions."""
+        weight = None if norm is None else norm.weight
+        cos, sin = rotation or (None, None)
+        return norm_and_rotate(states, weight, cos, sin, self.config.norm_eps, dtype)
 
     def _project(
         self, hidden_states: torch.Tensor, key_value_states: torch.Tensor | None

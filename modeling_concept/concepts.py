@@ -79,7 +79,7 @@ class LearnedConcepts(nn.Module):
         sizes = size * first_or(lengths > 0)
         documents, rank = segment_of(slots, sizes), slots % size
         positions = (rank + 0.5) * lengths.gather(1, documents) / size - 0.5
-        states = self.table.repeat(lengths.shape[1], 1).expand(batch, -1, -1)
+        states = self.table.to(tokens.dtype).repeat(lengths.shape[1], 1).expand(batch, -1, -1)
         if layout.documents is None:
             return Concepts(states, None, positions, None, rank)
         mask = slots < sizes.sum(dim=1, keepdim=True)
@@ -131,7 +131,7 @@ class AnchoredConcepts(nn.Module):
         vectors = nn.functional.embedding(rank.clamp(max=free), torch.cat([self.free, self.shared]))
         states = vectors + self.projection(self._span_means(tokens, layout, lengths, counts, sizes, slots.shape[1]))
         return Concepts(
-            states.to(vectors.dtype),
+            states.to(tokens.dtype),
             None if layout.lengths is None else mask,
             centres * (mask & (rank >= free)),
             None if layout.documents is None else documents,
@@ -246,7 +246,7 @@ class LearnedPlaces(nn.Module):
 
     def forward(self, concepts: Concepts) -> Concepts:
         vectors = self.embeddings(concepts.rank.clamp(max=self.embeddings.num_embeddings - 1))
-        return concepts._replace(states=concepts.states + vectors, positions=None)
+        return concepts._replace(states=concepts.states + vectors.to(concepts.states.dtype), positions=None)
 
 
 CONCEPT_PLACES: dict[str, type[nn.Module]] = {

@@ -26,7 +26,6 @@ from .attention import (
     ConceptBlock,
     LocalWindows,
     ResidualLinear,
-    Rotation,
     Stream,
     cross_windows,
     read_documents,
@@ -35,6 +34,7 @@ from .attention import (
     takes_documents,
 )
 from .concepts import Concepts
+from .kernels import Rotation, product_dtype
 from .tokens import TokenLayout, document_sizes
 
 
@@ -242,6 +242,7 @@ class ConceptDecoder(nn.Module):
         states = self.query.expand(*places.shape, -1)
         if self.position_embeddings is not None:
             states = states + self.position_embeddings(places)
+        states = states.to(product_dtype(states))
         if self.token_projection is None:
             return states, states
         words = words if wanted is None else take(words, wanted.clamp(min=0))

@@ -25,6 +25,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig
 
+from .kernels import product_dtype
+
 IGNORED = -100
 # Logits of one chunk, as float32: enough of them to fill a GPU, and few beside the states of a training step.
 CHUNK_BYTES = 2**28
@@ -161,7 +163,7 @@ def linear_cross_entropy(
         raise ValueError(f"z_loss {z_loss}: must not be negative.")
     if kernel == "auto":
         kernel = choose_kernel(states.shape[0], weight.shape[0])
-    dtype = _product_dtype(states)
+    dtype = product_dtype(states)
     parameters = (states.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype))
     total = KERNELS[kernel](*parameters, targets, Criterion(weight.shape[0], label_smoothing, z_loss))
     return _mean(total, targets, num_items_in_batch)
@@ -189,13 +191,6 @@ def choose_kernel(num_positions: int, num_classes: int) -> str:
 
 def _logit_bytes(num_positions: int, num_classes: int) -> int:
     return torch.float32.itemsize * num_positions * num_classes
-
-
-def _product_dtype(states: torch.Tensor) -> torch.dtype:
-    """In what autocast computes matrix products of `states`."""
-    device = states.device.type
-    casts = device != "meta" and torch.is_autocast_enabled(device)
-    return torch.get_autocast_dtype(device) if casts and states.dtype != torch.float64 else states.dtype
 
 
 def _pad_classes(weight: torch.Tensor, bias: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:

@@ -38,7 +38,6 @@ from .attention import (
     ConceptRotaryEmbedding,
     ContextualAttention,
     ResidualLinear,
-    Rotation,
     read_documents,
     takes_documents,
 )
@@ -55,6 +54,7 @@ from .concepts import (
     write_layer,
 )
 from .decoder import ConceptDecoder, ConceptPredictionHead, StaticMixture
+from .kernels import Rotation
 from .losses import LinearCrossEntropy, classification_loss, labelled_positions, labels_at, mean_loss
 from .pooling import READOUTS, QueryPooling, document_means, masked_mean
 from .tokens import (

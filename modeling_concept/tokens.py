@@ -24,13 +24,13 @@ from .attention import (
     ConceptAttention,
     ConceptBlock,
     ResidualLinear,
-    Rotation,
     Stream,
     read_neighbours,
     self_windows,
     take,
     takes_documents,
 )
+from .kernels import Rotation, product_dtype
 
 
 class TokenLayout(NamedTuple):
@@ -257,7 +257,8 @@ class ConceptTokenEmbedding(nn.Module):
         states = words + self.token_type_embeddings(token_type_ids)
         if self.position_embeddings is not None:
             states = states + self.position_embeddings(positions)
-        states = self.dropout(self.norm(self.projection(states)))
+        # Under autocast this sum and the norm are float32, which every block behind them would read and write.
+        states = self.dropout(self.norm(self.projection(states))).to(product_dtype(states))
         return states if mask is None else states * mask.unsqueeze(-1)
 
 

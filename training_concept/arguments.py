@@ -10,11 +10,22 @@ from typing import Any, NoReturn
 
 import torch
 import yaml
+from accelerate.utils import DynamoBackend, TorchDynamoPlugin, parse_flag_from_env
 from transformers import HfArgumentParser, TrainingArguments
 
 from configuration_concept import PRESETS
 
 DTYPES = ("float32", "bfloat16", "float16")
+CUDA_GRAPH_MODES = ("reduce-overhead", "max-autotune")
+# What a run does besides its steps, left out; a schedule of learning rates may be made for more steps.
+ONLY_STEPS = {
+    **dict.fromkeys(("do_eval", "push_to_hub", "load_best_model_at_end"), False),
+    **dict.fromkeys(("eval_strategy", "save_strategy", "logging_strategy"), "no"),
+    "report_to": "none",
+    "lr_scheduler_type": "constant",
+    "lr_scheduler_kwargs": None,
+    "warmup_steps": 0,
+}
 LARGEST_BUFFER_ROWS, LARGEST_BUFFER_TOKENS = 1000, 2**20
 
 
@@ -252,6 +263,35 @@ class ConceptTrainingArguments(TrainingArguments):
     license: str | None = field(
         default=None, metadata={"help": "Licence of the weights for the model card, e.g. apache-2.0."}
     )
+    z_loss: float = field(
+        default=0.0,
+        metadata={
+            "help": "Weight of the squared logarithm of the softmax's denominator, which keeps logits from drifting; "
+            "PaLM has 1e-4."
+        },
+    )
+    torch_compile_regions: bool = field(
+        default=False,
+        metadata={
+            "help": "Whether to compile every kind of repeated block once instead of the model as one graph, so that "
+            "the first step comes sooner. As accelerate launch's --dynamo_use_regional_compilation."
+        },
+    )
+    warm_up: bool = field(
+        default=False,
+        metadata={
+            "help": "Whether to compile what this run compiles, take one step of each shape and end, which leaves a "
+            "cache of compiled code and nothing else."
+        },
+    )
+    # Stock looks for unused parameters, of which there are none, in every backward pass.
+    ddp_find_unused_parameters: bool | None = field(
+        default=False, metadata={"help": "Whether DDP looks for parameters that took no part in a step."}
+    )
+    # Stock sends the buffers round before every forward pass. Those here are constants.
+    ddp_broadcast_buffers: bool | None = field(
+        default=False, metadata={"help": "Whether DDP keeps the buffers of all processes the same."}
+    )
     # Stock looks at every step's loss on the host to hide NaNs from the log, which stalls a GPU.
     logging_nan_inf_filter: bool = field(
         default=False, metadata={"help": "Whether to leave NaN and infinite losses out of the logged average."}
@@ -264,14 +304,53 @@ class ConceptTrainingArguments(TrainingArguments):
             self.bf16, self.use_cpu = True, on_cpu
         if self.overwrite_output_dir and self.resume_from_checkpoint:
             raise ValueError("--overwrite_output_dir and --resume_from_checkpoint exclude each other.")
-        if self.label_smoothing_factor:
-            raise ValueError("--label_smoothing_factor is not supported: it needs logits for every position.")
+        if not 0 <= self.label_smoothing_factor <= 1 or self.z_loss < 0:
+            raise ValueError("--label_smoothing_factor must lie in [0, 1], and --z_loss must not be negative.")
         # The collator needs the epoch of a row, which is no argument of the model.
         self.remove_unused_columns = False
+        if self.accelerator_config is None:  # type: ignore[has-type]
+            # Pinned memory is copied while the host goes on to the next batch.
+            self.accelerator_config = {"non_blocking": self.dataloader_pin_memory and not on_cpu}
+        self._adopt_compiler()
+        if self.warm_up:
+            self._only_warm_up()
         super().__post_init__()
-        # A last, smaller batch would be a second shape to compile.
         if self.torch_compile:
+            self._check_compiler()
+            # A last, smaller batch would be a second shape to compile.
             self.dataloader_drop_last = True
+
+    def _adopt_compiler(self) -> None:
+        """What `accelerate launch` was told about compilation counts as if it were told here."""
+        launched = TorchDynamoPlugin()
+        if launched.backend != DynamoBackend.NO and not self.torch_compile:
+            told = {"torch_compile_backend": launched.backend.value.lower(), "torch_compile_mode": launched.mode}
+            self.__dict__.update({name: self.__dict__[name] or value for name, value in told.items()})
+        self.torch_compile_regions |= launched.use_regional_compilation
+
+    def _only_warm_up(self) -> None:
+        if not (self.do_train and (self.torch_compile or self.torch_compile_backend or self.torch_compile_mode)):
+            raise ValueError("--warm_up goes with --do_train and --torch_compile, whose code it compiles.")
+        self.__dict__.update(ONLY_STEPS)
+
+    def _check_compiler(self) -> None:
+        if self.use_liger_kernel and not self.torch_compile_regions:
+            raise ValueError("--use_liger_kernel breaks the graph of a model: add --torch_compile_regions.")
+        if (self.fsdp or parse_flag_from_env("ACCELERATE_USE_FSDP")) and not self.torch_compile_regions:
+            raise ValueError(
+                "FSDP gathers the weights of a block where it begins, which no graph of the whole model holds: add "
+                "--torch_compile_regions."
+            )
+        if self.uses_cuda_graphs and self.gradient_accumulation_steps > 1:
+            raise ValueError(
+                f"--torch_compile_mode {self.torch_compile_mode} reuses the memory of gradients in every pass, so "
+                "that none can be accumulated (--gradient_accumulation_steps)."
+            )
+
+    @property
+    def uses_cuda_graphs(self) -> bool:
+        """Whether compiled code is recorded once and replayed with the same addresses and shapes."""
+        return self.torch_compile_mode in CUDA_GRAPH_MODES
 
     @property
     def data_seed_or_seed(self) -> int:

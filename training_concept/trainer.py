@@ -6,18 +6,22 @@ import inspect
 import logging
 import math
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from accelerate.utils import DynamoBackend
 from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import EvalPrediction, PreTrainedModel, Trainer
 from transformers.trainer import TRAINING_ARGS_NAME
+from transformers.trainer_utils import EvalLoopOutput
 
 from modeling_concept.losses import labels_at
 from training_concept.arguments import ConceptTrainingArguments
+from training_concept.compilation import compile_in_place
 from training_concept.mixture import MixtureDataset, MixtureSampler
 from training_concept.throughput import TRAINING_PASSES, ThroughputMeter, count_forward_flops
 
@@ -29,15 +33,33 @@ def decodes_positions(model: PreTrainedModel) -> bool:
     return "masked_positions" in inspect.signature(model.forward).parameters
 
 
+def loss_options(args: ConceptTrainingArguments) -> dict[str, Any]:
+    """What `args` set of the loss, as a concept encoder takes it."""
+    options = {
+        "label_smoothing": args.label_smoothing_factor,
+        "z_loss": args.z_loss,
+        "loss_kernel": "liger" if args.use_liger_kernel else None,
+    }
+    return {name: value for name, value in options.items() if value}
+
+
 def masked_lm_loss(
-    outputs: Mapping[str, torch.Tensor], labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None
+    outputs: Mapping[str, torch.Tensor],
+    labels: torch.Tensor,
+    num_items_in_batch: torch.Tensor | int | None = None,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
 ) -> torch.Tensor:
     """
     Sum of the cross-entropies of `logits [B, N, V]` at `labels [B, N]`, over the number of labels in the whole step.
 
-    Stock heads such as BERT's average within each batch instead, so their loss would change with accumulation.
+    Stock heads such as BERT's average within each batch instead, so their loss would change with accumulation. The
+    options are those of a concept encoder (`modeling_concept.losses.linear_cross_entropy`).
     """
-    total = F.cross_entropy(outputs["logits"].flatten(0, 1).float(), labels.flatten(), reduction="sum")
+    logits, targets = outputs["logits"].flatten(0, 1).float(), labels.flatten()
+    total = F.cross_entropy(logits, targets, reduction="sum", label_smoothing=label_smoothing)
+    if z_loss:
+        total = total + z_loss * logits.logsumexp(dim=1).masked_fill(targets == -100, 0).square().sum()
     return total / (labels.ne(-100).sum() if num_items_in_batch is None else num_items_in_batch)
 
 
@@ -76,6 +98,11 @@ def masked_lm_metrics(prediction: EvalPrediction, sizes: Mapping[str, int] | Non
     return metrics | {f"{label}_loss": part[0] / part[2] for label, part in by_source.items()}
 
 
+def _pads_to_one_length(collator: Any) -> bool:
+    """Whether all batches have the same shapes, but for stages of a curriculum: `length` of the collators here."""
+    return getattr(getattr(collator, "collator", collator), "length", None) is not None
+
+
 def _check_fills_batch(dataset: Any, batch_size: int) -> None:
     if hasattr(dataset, "__len__") and len(dataset) < batch_size:
         raise ValueError(
@@ -93,29 +120,55 @@ class ConceptTrainer(Trainer):
     others the loss is normalised here, over the whole step. Every logged loss comes with the throughput. Sources of a
     mixture are evaluated together and one by one.
 
+    What is compiled is compiled in place, with shapes as static as those of the collator; evaluation, whose last batch
+    is smaller, runs as it is and compiles nothing.
+
     Raises:
-        ValueError: if incomplete batches are dropped and the training data does not fill one.
+        ValueError: if incomplete batches are dropped and the training data does not fill one, or if the model cannot
+            be compiled as the arguments want it.
     """
 
     args: ConceptTrainingArguments
 
     def __init__(self, model: PreTrainedModel, args: ConceptTrainingArguments, **kwargs: Any) -> None:
         self._decodes_positions = decodes_positions(model)
+        self._loss_options = loss_options(args)
         self._eval_sizes: Mapping[str, int] | None = None
         # cuDNN's attention gave NaN gradients for queries on an H100 (torch 2.11) where every other kernel is right.
         torch.backends.cuda.enable_cudnn_sdp(False)
+        static_shapes = _pads_to_one_length(kwargs.get("data_collator"))
+        if args.torch_compile and args.uses_cuda_graphs and not static_shapes:
+            raise ValueError(
+                f"--torch_compile_mode {args.torch_compile_mode} replays one shape, and batches of lines "
+                "(--line_by_line) have many."
+            )
         if args.dataloader_drop_last:
             _check_fills_batch(kwargs.get("train_dataset"), args.train_batch_size * args.world_size)
+        loss = {name: value for name, value in self._loss_options.items() if name != "loss_kernel"}
         super().__init__(
             model,
             args,
-            compute_loss_func=None if self._decodes_positions else masked_lm_loss,
+            compute_loss_func=None if self._decodes_positions else partial(masked_lm_loss, **loss),
             compute_metrics=self._metrics,
             **kwargs,
         )
+        # Stock smooths labels on logits, which models that decode given positions do not return beside a loss.
+        self.label_smoother = None
+        if args.torch_compile:
+            options = {"backend": args.torch_compile_backend, "mode": args.torch_compile_mode}
+            compile_in_place(self.model, args.torch_compile_regions, static_shapes, **options)
         self.throughput = ThroughputMeter(self.accelerator, args.peak_flops)
         self._flops_per_position: float | None = None
         self._reported_step = 0
+
+    def _build_accelerator_args(self, **kwargs: Any) -> dict[str, Any]:
+        settings = super()._build_accelerator_args(**kwargs)
+        # The model is compiled already.
+        settings["dynamo_plugin"].backend = DynamoBackend.NO
+        for handler in settings["kwargs_handlers"]:
+            # Gradients live in the buckets that are reduced, rather than being copied there and back.
+            handler.gradient_as_bucket_view = True
+        return settings
 
     def floating_point_ops(self, inputs: Mapping[str, torch.Tensor]) -> float:
         """Operations of a training step on `inputs`: those of the first batch seen, scaled to its `input_ids`."""
@@ -157,6 +210,22 @@ class ConceptTrainer(Trainer):
         """As stock, outside the time that the throughput is measured over."""
         with self.throughput.paused():
             return super().evaluate(*args, **kwargs)
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
+        """As stock, and nothing of it compiled: its shapes and the mode of the model are others than in training."""
+        with torch.compiler.set_stance("force_eager"):
+            return super().evaluation_loop(*args, **kwargs)
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, torch.Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor | tuple[torch.Tensor, Any]:
+        """As stock; a model that decodes given positions also gets the options of the loss that are set."""
+        options = self._loss_options if self._decodes_positions else {}
+        return super().compute_loss(model, {**inputs, **options}, return_outputs, num_items_in_batch)
 
     def prediction_step(
         self,

@@ -17,10 +17,10 @@ from modeling_concept.attention import (
     eager_attention_forward,
     read_documents,
     read_neighbours,
-    rotate,
     self_windows,
     varlen_attention_forward,
 )
+from modeling_concept.kernels import rotate
 from tests.modeling.tiny import VARIANTS, document, masked_batch, tiny_config, tiny_model
 
 

@@ -67,7 +67,7 @@ def write(path: Path, content: bytes) -> str:
         ({"data_recipe": "nowhere.yaml"}, "--data_recipe and --train_file exclude each other"),
         ({"data_recipe": "nowhere.yaml", "train_file": None, "validation_file": None}, "nowhere.yaml"),
         ({"dtype": "float33"}, "--dtype float33 is not one of float32, bfloat16, float16"),
-        ({"label_smoothing_factor": 0.1}, "--label_smoothing_factor is not supported"),
+        ({"label_smoothing_factor": 1.5}, r"--label_smoothing_factor must lie in \[0, 1\]"),
         ({"overwrite_output_dir": True, "resume_from_checkpoint": "x"}, "--resume_from_checkpoint exclude each other"),
         ({"do_train": None, "do_eval": None}, "Nothing to do"),
         ({"max_steps": "many"}, "--max_steps.*invalid int value: 'many'"),

@@ -3,67 +3,25 @@
 """`ConceptTrainer`: figures are averages over masked tokens, however rows are batched, whatever the model."""
 
 import json
-from pathlib import Path
 
-import datasets
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import BertConfig, BertForMaskedLM, PreTrainedModel, set_seed
+from transformers import BertForMaskedLM
 
-from configuration_concept import ConceptEncoderConfig
-from modeling_concept import ConceptEncoderForMaskedLM, register_auto_classes
 from tests.training.tiny_run import record_batches
-from training_concept.arguments import ConceptTrainingArguments
+from tests.training.tiny_trainer import VOCABULARY, build, rows, tiny_tokenizer, trainer
 from training_concept.masking import MaskingCollator
 from training_concept.mixture import MixtureDataset, with_epochs
-from training_concept.tokenization import train_tokenizer
-from training_concept.trainer import ConceptTrainer, labels_at, masked_lm_sums
+from training_concept.trainer import labels_at, masked_lm_sums
 
-VOCABULARY = 300
 MODELS = ["concept_encoder", "bert"]
-
-
-def build(name: str) -> PreTrainedModel:
-    set_seed(0)
-    if name == "bert":
-        widths = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
-        dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-        return BertForMaskedLM(BertConfig(vocab_size=VOCABULARY, **widths, **dropout))
-    widths = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "local_attention": 16}
-    return ConceptEncoderForMaskedLM(ConceptEncoderConfig.from_preset("nano", vocab_size=VOCABULARY, **widths))
 
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    register_auto_classes()
-    return train_tokenizer(["a little text to learn letters from"] * 3, VOCABULARY)
-
-
-def rows(count: int, shortest: int, longest: int) -> datasets.Dataset:
-    """Rows `[CLS] words [SEP]` of random lengths and ids."""
-    generator = torch.Generator().manual_seed(1)
-    lengths = torch.randint(shortest, longest + 1, (count,), generator=generator).tolist()
-    words = [torch.randint(5, 250, (length - 2,), generator=generator).tolist() for length in lengths]
-    features = datasets.Features({"input_ids": datasets.List(datasets.Value("int32"))})
-    return datasets.Dataset.from_dict({"input_ids": [[2, *ids, 3] for ids in words]}, features=features)
-
-
-def trainer(
-    model: PreTrainedModel, folder: Path, tokenizer, data: datasets.Dataset, replace: float = 1.0, **settings
-) -> ConceptTrainer:
-    stock = {"output_dir": str(folder), "use_cpu": True, "disable_tqdm": True, "save_strategy": "no", "max_steps": 1}
-    args = ConceptTrainingArguments(**stock | {"logging_steps": 1, "learning_rate": 1e-3} | settings)
-    collator = MaskingCollator(tokenizer, mask_replace_prob=replace, vocab_size=VOCABULARY)
-    return ConceptTrainer(
-        model,
-        args,
-        data_collator=collator,
-        train_dataset=with_epochs(data),
-        eval_dataset=with_epochs(data),
-        processing_class=tokenizer,
-    )
+    return tiny_tokenizer()
 
 
 def test_labels_are_taken_from_the_decoded_positions():
