@@ -143,8 +143,8 @@ def read_documents(queries: Stream, keys: Stream, unpadded: bool) -> dict[str, A
     if not (unpadded and queries.is_contiguous and keys.is_contiguous):
         return {"attention_mask": document_mask(queries, keys)}
     sized = queries.sizes if keys.sizes is None else keys.sizes
-    starts = (stream.starts(sized.shape[1], sized.device) for stream in (queries, keys))
-    return {"segments": Segments(*starts, queries.longest, keys.longest)}
+    query_starts, key_starts = (stream.starts(sized.shape[1], sized.device) for stream in (queries, keys))
+    return {"segments": Segments(query_starts, key_starts, queries.longest, keys.longest)}
 
 
 def read_neighbours(stream: Stream, window: int, unpadded: bool, device: torch.device) -> dict[str, Any]:

@@ -1,0 +1,285 @@
+# Copyright 2026 The Concept Encoder authors.
+# SPDX-License-Identifier: Apache-2.0
+"""From what the speed benchmark wrote to figures and tables. A ratio is only made of numbers of one run."""
+
+import json
+import re
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from benchmarks.cells import Measurement
+from benchmarks.contenders import REFERENCE
+from benchmarks.results import Figure, Table, merge_results
+
+Record = dict[str, Any]
+
+FACTS = ("commit", "date", "device", "device_type", "command", "reference")
+GB = 1e9
+MFU_LENGTHS = (512, 1024)
+FLOPS_NOTE = (
+    "operations as executed, three times those of the forward pass: 2 x in x out x rows for each linear layer, the "
+    "output layer's rows being the masked tokens, and 4 x width for each pair of query and key that is asked for"
+)
+RATE_COLUMNS = [
+    "model",
+    "parameters (M)",
+    "tokens of a document",
+    "attention",
+    "compiled",
+    "tokens/s",
+    "spread",
+    "x reference",
+    "memory (GB)",
+    "MFU",
+]
+
+
+@dataclass(frozen=True)
+class Pick:
+    """Which cell of a record: the fastest way of a contender."""
+
+    contender: str
+    mode: str
+    length: int
+    variable: bool = False
+
+
+BASE, OTHER = "base", REFERENCE
+# Key: cell, the cell it is divided by, and what the number is and is required to be.
+RATE_RATIOS: dict[str, tuple[Pick, Pick, str]] = {
+    **{
+        f"{mode}_x_modernbert_{length}": (
+            Pick(BASE, mode, length),
+            Pick(OTHER, mode, length),
+            f"tokens a second of base over those of ModernBERT (768 x 22), {mode}, documents of {length} tokens; "
+            f"required: at least {target}",
+        )
+        for mode, length, target in (
+            ("train", 512, 1.3),
+            ("train", 8192, 2.5),
+            ("encode", 512, 1.5),
+            ("encode", 8192, 5),
+            ("encode", 65536, 20),
+        )
+    },
+    **{
+        f"variable_over_fixed_{length}": (
+            Pick(BASE, "encode", length, variable=True),
+            Pick(BASE, "encode", length),
+            f"tokens a second of base, encode, on documents of normally distributed lengths (mean {length // 2}, "
+            f"deviation {length // 8}) over those on documents of {length} tokens; required: at least 0.95",
+        )
+        for length in (512, 8192)
+    },
+    "time_per_token_64k_over_8k": (
+        Pick(BASE, "encode", 8192),
+        Pick(BASE, "encode", 65536),
+        "time per token of base, encode, on documents of 65,536 tokens over that on documents of 8192; required: at "
+        "most 1.15",
+    ),
+}
+
+
+def merge_records(paths: Sequence[Path], results: Path) -> None:
+    """
+    Put figures and tables of the records in `paths` into the file `results`.
+
+    Raises:
+        OSError: if a file is not there.
+        ValueError: if one is no such record, or none holds a measurement.
+    """
+    records = [read_record(path) for path in paths]
+    if not any(record["cells"] or record["first_steps"] or record["ddp"] for record in records):
+        raise ValueError(f"{', '.join(map(str, paths))}: nothing was measured.")
+    merge_results(results, figures(records), tables(records))
+
+
+def read_record(path: Path) -> Record:
+    """
+    One record, its cells as `Measurement`.
+
+    Raises:
+        OSError, ValueError: see `merge_records`.
+    """
+    record = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        cells = [Measurement(**cell | {"seconds": tuple(cell["seconds"])}) for cell in record.get("cells", [])]
+        lists = {name: list(record.get(name, [])) for name in ("first_steps", "ddp")}
+        named = {name: record[name] for name in FACTS}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is no record of the speed benchmark: {error!r}") from error
+    return record | named | lists | {"cells": cells}
+
+
+def figures(records: Sequence[Record]) -> dict[str, Figure]:
+    """All figures that the records have numbers for, by key; what a CPU measured makes none."""
+    records = [record for record in records if not on_cpu(record)]
+    found: dict[str, Figure | None] = {}
+    for key, (above, below, note) in RATE_RATIOS.items():
+        found[key] = _figure(records, partial(rate_ratio, above=above, below=below), "ratio", note)
+    memory = partial(memory_ratio, above=Pick(BASE, "train", 8192), below=Pick(OTHER, "train", 8192))
+    note = (
+        "peak memory of training base over that of ModernBERT (768 x 22), documents of 8192 tokens, same batch; "
+        "required: at most 0.4"
+    )
+    found["train_memory_x_modernbert_8192"] = _figure(records, memory, "ratio", note)
+    for name, target in (("small", 0.3), ("base", 0.4)):
+        note = f"share of the peak in training {name}, the lower one at N = 512 and 1024; {FLOPS_NOTE}; required: "
+        shares = partial(lowest_mfu, contender=name)
+        found[f"mfu_{name}"] = _figure(records, shares, "fraction", f"{note}at least {target}")
+    for number, target in ((2, 1.9), (4, 3.7)):
+        note = f"training tokens a second of base on {number} GPUs over those on one, DDP; required: at least {target}"
+        found[f"ddp_{number}"] = _figure(records, partial(scaling, processes=number), "ratio", note)
+    note = (
+        "from the start of the process to the end of the first compiled training step of base, nothing compiled "
+        "before; required: below 90"
+    )
+    found["first_step_s"] = _figure(records, first_steps, "s", note)
+    return {key: figure for key, figure in found.items() if figure is not None}
+
+
+def fastest(record: Record, pick: Pick) -> Measurement | None:
+    """The best way of a contender in a cell; `None` if none ran."""
+    wanted = (pick.contender, pick.mode, pick.length, pick.variable)
+    ways = [it for it in record["cells"] if (it.contender, it.mode, it.length, it.variable) == wanted and it.seconds]
+    return min(ways, key=lambda it: statistics.median(it.seconds), default=None)
+
+
+def rate_ratio(record: Record, above: Pick, below: Pick) -> list[float]:
+    """Tokens a second of one cell over those of another, by repeat; empty if one of them is not in the record."""
+    first, second = fastest(record, above), fastest(record, below)
+    if first is None or second is None:
+        return []
+    return [a / b for a, b in zip(first.tokens_per_second, second.tokens_per_second, strict=False)]
+
+
+def memory_ratio(record: Record, above: Pick, below: Pick) -> list[float]:
+    """Peak memory of one cell over that of another."""
+    first, second = fastest(record, above), fastest(record, below)
+    if first is None or second is None or not first.peak_bytes or not second.peak_bytes:
+        return []
+    return [first.peak_bytes / second.peak_bytes]
+
+
+def mfu(record: Record, measurement: Measurement | None) -> list[float]:
+    """Share of the device's peak, by repeat; empty where operations or peak are not known."""
+    if measurement is None or not measurement.flops or not record.get("peak_flops"):
+        return []
+    return [measurement.flops / seconds / record["peak_flops"] for seconds in measurement.seconds]
+
+
+def lowest_mfu(record: Record, contender: str) -> list[float]:
+    """MFU of training at the one of `MFU_LENGTHS` that has the lower one, among those measured."""
+    shares = [mfu(record, fastest(record, Pick(contender, "train", length))) for length in MFU_LENGTHS]
+    return min(filter(None, shares), key=statistics.fmean, default=[])
+
+
+def scaling(record: Record, processes: int) -> list[float]:
+    """Tokens a second of `processes` GPUs over the mean of one, by repeat."""
+    rates = {it["processes"]: [it["tokens"] / seconds for seconds in it["seconds"]] for it in record["ddp"]}
+    if processes not in rates or 1 not in rates:
+        return []
+    return [rate / statistics.fmean(rates[1]) for rate in rates[processes]]
+
+
+def first_steps(record: Record) -> list[float]:
+    """Seconds to the first step of base, by process."""
+    return [it["seconds"] for it in record["first_steps"] if it["contender"] == BASE]
+
+
+def tables(records: Sequence[Record]) -> list[Table]:
+    """Rates by mode and layout, ceilings, and what failed; those of a CPU apart."""
+    found = []
+    measured = [record for record in records if record["cells"]]
+    for prefix, cpu in (("", False), ("cpu_", True)):
+        group = [record for record in measured if on_cpu(record) == cpu]
+        kinds = sorted({(cell.mode, cell.variable) for record in group for cell in record["cells"]})
+        found += [rate_table(group, mode, variable, prefix) for mode, variable in kinds]
+        found += [ceilings_table(group, prefix), failures_table(group, prefix)]
+    return [table for table in found if table.rows]
+
+
+def rate_table(records: Sequence[Record], mode: str, variable: bool, prefix: str) -> Table:
+    """The best way of every contender at every length; of several runs the last one that has it."""
+    rows: dict[tuple[int, str], list[Any]] = {}
+    for record in records:
+        cells = [it for it in record["cells"] if it.mode == mode and it.variable == variable]
+        for pick in {Pick(it.contender, mode, it.length, variable): None for it in cells}:
+            if (best := fastest(record, pick)) is not None:
+                rows[pick.length, pick.contender] = _rate_row(record, pick, best)
+    layout = "variable" if variable else "fixed"
+    last = records[-1]
+    note = (
+        f"{last['device']}, {last['dtype']}, {last['tokens']:,} tokens a batch, random weights. Each model by the "
+        f"fastest of its ways to attend and compile. x reference: against {last['reference']} in the same run, which "
+        f"every run times anew. Spread: standard deviation over the repeats. MFU: {FLOPS_NOTE}."
+    )
+    return Table(f"{prefix}{mode}_{layout}", RATE_COLUMNS, [rows[key] for key in sorted(rows)], note)
+
+
+def ceilings_table(records: Sequence[Record], prefix: str) -> Table:
+    """What each run's device did at most."""
+    rows: list[list[Any]] = []
+    for record in records:
+        matmul, copy = record["ceilings"]["matmul_flops"], record["ceilings"]["copy_bytes"]
+        rows.append([f"`{record['command']}`", *_summary(matmul, 1e12), *_summary(copy, 1e12)])
+    columns = ["run", "matrix product, TFLOP/s", "spread", "copy, TB/s", "spread"]
+    return Table(f"{prefix}ceilings", columns, rows, "A square matrix product and a copy on the device, read + write.")
+
+
+def failures_table(records: Sequence[Record], prefix: str) -> Table:
+    """Ways that did not run, and why."""
+    rows = [
+        [it.contender, it.mode, it.length, "variable" if it.variable else "fixed", it.attention, it.compiled, reason]
+        for record in records
+        for it in record["cells"]
+        if it.error and (reason := _reason(it.error))
+    ]
+    columns = ["model", "mode", "tokens of a document", "lengths", "attention", "compiled", "error"]
+    return Table(f"{prefix}failures", columns, rows)
+
+
+def _figure(records: Iterable[Record], values: Callable[[Record], list[float]], unit: str, note: str) -> Figure | None:
+    """A figure from all records that have values for it; it is described by the last of them."""
+    having = [(record, found) for record in records if (found := values(record))]
+    if not having:
+        return None
+    described = {name: having[-1][0][name] for name in ("command", "commit", "device", "date")}
+    return Figure.of_runs([value for _, found in having for value in found], unit=unit, note=note, **described)
+
+
+def _rate_row(record: Record, pick: Pick, best: Measurement) -> list[Any]:
+    reference = Pick(record["reference"], pick.mode, pick.length, pick.variable)
+    ratios, shares = rate_ratio(record, pick, reference), mfu(record, best)
+    return [
+        pick.contender,
+        round((best.parameters or 0) / 1e6, 1),
+        pick.length,
+        best.attention,
+        best.compiled,
+        *(round(it) for it in _summary(best.tokens_per_second, 1)),
+        round(statistics.fmean(ratios), 2) if ratios else "",
+        "" if best.peak_bytes is None else round(best.peak_bytes / GB, 1),
+        round(statistics.fmean(shares), 3) if shares else "",
+    ]
+
+
+def _summary(values: Sequence[float], unit: float) -> list[float]:
+    """Mean and standard deviation in `unit`, to three digits."""
+    spread = statistics.stdev(values) if len(values) > 1 else 0.0
+    mean = statistics.fmean(values) / unit
+    return [mean if unit == 1 else float(f"{mean:.3g}"), spread if unit == 1 else float(f"{spread / unit:.2g}")]
+
+
+def _reason(error: str) -> str:
+    """The beginning of an error without paths of the machine it happened on."""
+    return re.sub(r"(/[\w.\-]+)+/", "", error)[:120]
+
+
+def on_cpu(record: Mapping[str, Any]) -> bool:
+    """Whether a record was measured without a GPU."""
+    return record["device_type"] == "cpu"

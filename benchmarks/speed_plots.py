@@ -1,0 +1,53 @@
+# Copyright 2026 The Concept Encoder authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Draws the tables of the speed benchmark: tokens a second over the length of documents."""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+
+import matplotlib
+
+from benchmarks.results import Table
+
+matplotlib.use("Agg")
+
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+
+PANELS = {"train_fixed": "training", "encode_fixed": "encoding"}
+
+
+def plot_rates(tables: Mapping[str, Table], path: Path) -> None:
+    """
+    Draw training and encoding side by side, both axes logarithmic, into the PNG file `path`.
+
+    Raises:
+        ValueError: if there is neither table.
+    """
+    drawn = [name for name in PANELS if name in tables]
+    if not drawn:
+        raise ValueError(f"there is no table {' or '.join(PANELS)} to draw: measure and merge first.")
+    figure, panels = plt.subplots(1, len(drawn), figsize=(6 * len(drawn), 4.5), sharey=True, squeeze=False)
+    for axes, name in zip(panels[0], drawn, strict=True):
+        _draw_panel(axes, tables[name])
+        axes.set_title(PANELS[name])
+    panels[0][0].set_ylabel("tokens/s")
+    panels[0][-1].legend(fontsize="small")
+    figure.tight_layout()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def _draw_panel(axes: Axes, table: Table) -> None:
+    name, length, rate = (table.columns.index(it) for it in ("model", "tokens of a document", "tokens/s"))
+    lines: dict[str, list[tuple[int, float]]] = defaultdict(list)
+    for row in table.rows:
+        lines[row[name]].append((row[length], row[rate]))
+    for model, points in lines.items():
+        axes.plot(*zip(*sorted(points), strict=True), marker="o", markersize=3, label=model)
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.set_xlabel("tokens of a document")
+    axes.grid(True, which="both", alpha=0.2)
