@@ -10,6 +10,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,22 +23,31 @@ CACHES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "TRITON_HOME", "CUDA_CA
 
 
 def measure_first_steps(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """For every contender and repeat: the seconds until its first step was done, and of these the step's own."""
+    """
+    For every contender and repeat: the seconds until its first step was done, and of these the step's own.
+
+    Raises:
+        ValueError: if the folder to keep what is compiled in (`options.cache`) holds something.
+    """
+    if options.cache and options.cache.is_dir() and any(options.cache.iterdir()):
+        raise ValueError(f"{options.cache} is not empty: a first step finds nothing compiled (--cache).")
     for contender in options.contenders:
         case = {name: getattr(options, name) for name in ("length", "attention", "compile", "tokens", "dtype")}
         case["contender"] = contender
         for _ in range(options.repeats):
-            yield case | measure_in_fresh_process(case)
+            yield case | measure_in_fresh_process(case, options.cache)
 
 
-def measure_in_fresh_process(case: dict[str, Any]) -> dict[str, float]:
+def measure_in_fresh_process(case: dict[str, Any], cache: Path | None = None) -> dict[str, float]:
     """
     `seconds` from the start of a process with empty caches until its first training step was done, and `step_s`.
+
+    What it compiles is left in `cache`, if that is given, for processes whose environment names it.
 
     Raises:
         subprocess.CalledProcessError: if the process fails.
     """
-    with tempfile.TemporaryDirectory() as folder:
+    with nullcontext(cache) if cache else tempfile.TemporaryDirectory() as folder:
         fresh = {name: os.path.join(folder, name) for name in CACHES}
         command = [sys.executable, "-m", "benchmarks.first_step", json.dumps(case | {"started": time.time()})]
         child = subprocess.run(

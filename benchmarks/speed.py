@@ -191,6 +191,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     first.add_argument("--length", type=int, default=1024, help="tokens of a document (default: %(default)s)")
     first.add_argument("--attention", default="varlen", help="(default: %(default)s)")
     first.add_argument("--compile", default="regions", help="regions or whole (default: %(default)s)")
+    first.add_argument("--cache", type=Path, help="empty folder to leave what is compiled in (default: nowhere)")
     first.set_defaults(run=measure_first, repeats=1)
 
     ddp = commands.add_parser("ddp", help="training on several GPUs, with a batch for each")

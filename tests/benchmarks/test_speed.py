@@ -260,3 +260,10 @@ def test_a_plot_is_drawn_of_what_was_merged(tmp_path):
 def test_nothing_to_draw_is_refused(tmp_path):
     with pytest.raises(ValueError, match="there is no table train_fixed or encode_fixed"):
         speed.main(["plot", "--output", str(tmp_path / "speed.png")], tmp_path / "none.json")
+
+
+def test_a_first_step_finds_nothing_compiled(tmp_path, capsys):
+    (tmp_path / "kernel").write_text("compiled before")
+    assert exit_code(speed.main, ["first_step", "--cache", str(tmp_path), "--output", str(tmp_path / "first.json")]) == 2
+    assert "is not empty" in capsys.readouterr().err
+    assert not (tmp_path / "first.json").exists()
