@@ -9,7 +9,7 @@ Train a masked language model and evaluate it: a concept encoder, or any other `
     python run_mlm.py --preset nano --train_tokenizer_vocab_size 8192 --train_file text.txt --do_train --do_eval
 
 `python run_mlm.py --help` lists every setting. Started again after an interruption, a run goes on from its last
-complete checkpoint.
+complete checkpoint. With --warm_up nothing is trained but what will be compiled is, into a cache.
 """
 
 import logging

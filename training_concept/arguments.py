@@ -288,10 +288,6 @@ class ConceptTrainingArguments(TrainingArguments):
     ddp_find_unused_parameters: bool | None = field(
         default=False, metadata={"help": "Whether DDP looks for parameters that took no part in a step."}
     )
-    # Stock sends the buffers round before every forward pass. Those here are constants.
-    ddp_broadcast_buffers: bool | None = field(
-        default=False, metadata={"help": "Whether DDP keeps the buffers of all processes the same."}
-    )
     # Stock looks at every step's loss on the host to hide NaNs from the log, which stalls a GPU.
     logging_nan_inf_filter: bool = field(
         default=False, metadata={"help": "Whether to leave NaN and infinite losses out of the logged average."}

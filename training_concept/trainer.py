@@ -6,6 +6,7 @@ import inspect
 import logging
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from accelerate import Accelerator
 from accelerate.utils import DynamoBackend
+from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import EvalPrediction, PreTrainedModel, Trainer
 from transformers.trainer import TRAINING_ARGS_NAME
@@ -103,6 +106,14 @@ def _pads_to_one_length(collator: Any) -> bool:
     return getattr(getattr(collator, "collator", collator), "length", None) is not None
 
 
+def _reduce_in_float32(accelerator: Accelerator) -> None:
+    """Let FSDP add up gradients in float32, as DDP does, and leave the loss in it; stock rounds both."""
+    plugin = getattr(accelerator.state, "fsdp_plugin", None)
+    policy = getattr(plugin, "mixed_precision_policy", None)
+    if plugin is not None and isinstance(policy, MixedPrecisionPolicy):
+        plugin.mixed_precision_policy = replace(policy, reduce_dtype=torch.float32, output_dtype=None)
+
+
 def _check_fills_batch(dataset: Any, batch_size: int) -> None:
     if hasattr(dataset, "__len__") and len(dataset) < batch_size:
         raise ValueError(
@@ -152,11 +163,14 @@ class ConceptTrainer(Trainer):
             compute_metrics=self._metrics,
             **kwargs,
         )
+        _reduce_in_float32(self.accelerator)
         # Stock smooths labels on logits, which models that decode given positions do not return beside a loss.
         self.label_smoother = None
         if args.torch_compile:
             options = {"backend": args.torch_compile_backend, "mode": args.torch_compile_mode}
-            compile_in_place(self.model, args.torch_compile_regions, static_shapes, **options)
+            # Liger Kernel's loss breaks graphs.
+            left_out = ("LinearCrossEntropy",) if args.use_liger_kernel else ()
+            compile_in_place(self.model, args.torch_compile_regions, static_shapes, left_out, **options)
         self.throughput = ThroughputMeter(self.accelerator, args.peak_flops)
         self._flops_per_position: float | None = None
         self._reported_step = 0

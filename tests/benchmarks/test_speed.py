@@ -264,6 +264,8 @@ def test_nothing_to_draw_is_refused(tmp_path):
 
 def test_a_first_step_finds_nothing_compiled(tmp_path, capsys):
     (tmp_path / "kernel").write_text("compiled before")
-    assert exit_code(speed.main, ["first_step", "--cache", str(tmp_path), "--output", str(tmp_path / "first.json")]) == 2
+    assert (
+        exit_code(speed.main, ["first_step", "--cache", str(tmp_path), "--output", str(tmp_path / "first.json")]) == 2
+    )
     assert "is not empty" in capsys.readouterr().err
     assert not (tmp_path / "first.json").exists()

@@ -99,6 +99,19 @@ def test_a_run_resumes_at_its_last_checkpoint_with_other_workers(tmp_path, unint
     assert_same_end(tmp_path, uninterrupted)
 
 
+@pytest.mark.parametrize("regions", [False, True])
+def test_a_compiled_run_goes_on_bit_for_bit(tmp_path, monkeypatch, regions):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    compiled = {"torch_compile_backend": "eager", "torch_compile_regions": regions, "do_eval": False}
+    settings = INTERRUPTIBLE | compiled | {"model": "bert"}
+    train(tmp_path, output_dir=str(whole / "out"), **settings)
+    interrupted(tmp_path, monkeypatch, output_dir=str(parts / "out"), **settings)
+
+    train(tmp_path, output_dir=str(parts / "out"), **settings)
+
+    assert_same_end(parts, whole)
+
+
 def mixture_recipe(folder: Path, streaming: bool) -> str:
     """A recipe of two sources in several files each, of which the smaller one counts more."""
     sources: dict[str, dict] = {}

@@ -56,6 +56,21 @@ def test_flops_follow_what_a_concept_encoder_decodes():
     assert concept_flops(8, decoder_tokens="none") < concept_flops(8)
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_flops_do_not_depend_on_the_kernel(packed):
+    inputs = batch()
+    if packed:
+        inputs["document_lengths"] = torch.tensor([[10, 14], [LENGTH, 0], [1, LENGTH - 1]])
+    counts = set()
+    for attention in ("eager", "sdpa", "varlen"):
+        widths = {"hidden_size": WIDTH, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": VOCABULARY}
+        config = ConceptEncoderConfig.from_preset("nano", **widths)
+        model = ConceptEncoderForMaskedLM._from_config(config, attn_implementation=attention)
+        counts.add(count_forward_flops(model, inputs))
+        assert model.config._attn_implementation == attention
+    assert len(counts) == 1
+
+
 def test_rates_are_amounts_over_time_and_steps():
     stretch = Amounts(seconds=2.0, steps=4, tokens=1000, masked_tokens=300, flops=5e9)
     rates = {

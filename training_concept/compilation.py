@@ -1,0 +1,63 @@
+# Copyright 2026 The Concept Encoder authors.
+# SPDX-License-Identifier: Apache-2.0
+"""`torch.compile` for training, in place: the model as one graph, or every kind of part once."""
+
+from collections.abc import Collection
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+
+def find_regions(model: PreTrainedModel, left_out: Collection[str] = ()) -> list[nn.Module]:
+    """
+    The parts of `model` that are worth graphs of their own, outermost ones only.
+
+    Concept encoders name them (`_compiled_modules`); of other models they are the blocks that stay whole when a model
+    is split or sharded (`_no_split_modules`). Classes that are `left_out` are none of them.
+
+    Raises:
+        ValueError: if there are none.
+    """
+    names = {*(getattr(model, "_compiled_modules", None) or model._no_split_modules or ())} - {*left_out}
+    parts = [module for module in model.modules() if type(module).__name__ in names]
+    inner = {module for part in parts for module in part.modules() if module is not part}
+    regions = [part for part in parts if part not in inner]
+    if not regions:
+        raise ValueError(
+            f"{type(model).__name__} names no parts to compile: compile it as a whole, without "
+            "--torch_compile_regions."
+        )
+    return regions
+
+
+def compile_in_place(
+    model: PreTrainedModel,
+    by_regions: bool,
+    static_shapes: bool,
+    left_out: Collection[str] = (),
+    **options: Any,
+) -> None:
+    """
+    Let `model`, or with `by_regions` each of its regions, be compiled when it is first called.
+
+    Blocks of the same structure, shapes and mode share one compilation, so that by regions the first step comes
+    sooner; what lies between them runs as it is. accelerate's `compile_regions` does not fit: it also compiles every
+    layer that lies between blocks by itself, of which there are more kinds than the compiler takes, and puts wrappers
+    in their place. Modules compiled in place keep their names and classes, may be wrapped for several processes
+    later, and leave no trace in a checkpoint.
+
+    Args:
+        model: of which no part has been wrapped yet.
+        by_regions: whether to compile part by part.
+        static_shapes: whether batches differ in no more than a few shapes, each of which is compiled for itself.
+        left_out: see `find_regions`.
+        options: for `torch.compile`: `backend`, `mode`.
+    """
+    modules = find_regions(model, left_out) if by_regions else [model]
+    # One piece of code serves all of them. The compiler gives up on it after 8 variants unless told of more.
+    config = torch._dynamo.config
+    config.recompile_limit = max(config.recompile_limit, 2 * len(modules))
+    for module in modules:
+        module.compile(fullgraph=model._can_compile_fullgraph, dynamic=False if static_shapes else None, **options)
