@@ -204,19 +204,27 @@ def tables(records: Sequence[Record]) -> list[Table]:
 
 
 def rate_table(records: Sequence[Record], mode: str, variable: bool, prefix: str) -> Table:
-    """The best way of every contender at every length; of several runs the last one that has it."""
+    """
+    The best way of every contender at every length; of several runs the last one that has it.
+
+    Runs that time another reference than the first one have no ratios here.
+    """
+    reference = records[0]["reference"]
     rows: dict[tuple[int, str], list[Any]] = {}
     for record in records:
         cells = [it for it in record["cells"] if it.mode == mode and it.variable == variable]
         for pick in {Pick(it.contender, mode, it.length, variable): None for it in cells}:
             if (best := fastest(record, pick)) is not None:
-                rows[pick.length, pick.contender] = _rate_row(record, pick, best)
+                row, key = _rate_row(record, pick, best), (pick.length, pick.contender)
+                if record["reference"] != reference:
+                    row[RATE_COLUMNS.index("x reference")] = ""
+                rows[key] = row
     layout = "variable" if variable else "fixed"
     last = records[-1]
     note = (
         f"{last['device']}, {last['dtype']}, {last['tokens']:,} tokens a batch, random weights. Each model by the "
-        f"fastest of its ways to attend and compile. x reference: against {last['reference']} in the same run, which "
-        f"every run times anew. Spread: standard deviation over the repeats. MFU: {FLOPS_NOTE}."
+        f"fastest of its ways to attend and compile. x reference: against {reference} in the same run, which every "
+        f"run times anew. Spread: standard deviation over the repeats. MFU: {FLOPS_NOTE}."
     )
     return Table(f"{prefix}{mode}_{layout}", RATE_COLUMNS, [rows[key] for key in sorted(rows)], note)
 

@@ -234,6 +234,14 @@ def test_a_ratio_needs_both_numbers_from_one_run(tmp_path):
     assert both.figures["encode_x_modernbert_512"].value == 4.0
 
 
+def test_a_table_has_ratios_to_one_reference(tmp_path):
+    alone = {"cells": [cell("small", "train", 512, [1.0])], "reference": "small"}
+    table = merged(tmp_path, {"cells": CELLS}, alone).tables["train_fixed"]
+    ratios = {row[0]: row[7] for row in table.rows if row[2] == 512}
+    assert ratios == {"base": 3.0, REFERENCE: 1.0, "small": ""}
+    assert f"against {REFERENCE} in" in table.note
+
+
 def test_figures_are_those_of_a_gpu(tmp_path):
     assert merged(tmp_path, {"cells": CELLS, "device_type": "cpu"}).figures == {}
 
