@@ -134,7 +134,10 @@ def main(arguments: Sequence[str], path: Path = RESULTS / "inference.json") -> N
     options = _parse(arguments)
     work = make_workload(options, " ".join([COMMAND, *arguments]))
     _say(f"{work.name}: {len(work.texts)} documents of {work.num_tokens} tokens on {work.device}")
-    for name in options.only:
+    for name in options.only or SECTIONS:
+        if name == "threads" and work.device.type != "cpu":
+            _say("threads are for a CPU: left out")
+            continue
         figures, table = SECTIONS[name](work, options)
         merge_results(path, figures, [table])
 
@@ -215,14 +218,7 @@ def encode_as_they_come(work: Workload) -> torch.Tensor:
 
 
 def measure_threads(work: Workload, options: argparse.Namespace) -> tuple[dict[str, Figure], Table]:
-    """
-    One thread, all threads on each batch, and a thread for each of several batches.
-
-    Raises:
-        ValueError: if the model is not on a CPU.
-    """
-    if work.device.type != "cpu":
-        raise ValueError(f"--only threads is for a CPU, not for {work.device}.")
+    """On a CPU: one thread, all threads on each batch, and a thread for each of several batches."""
     threads = torch.get_num_threads()
     one, shared, apart = "1 thread", f"{threads} threads on a batch", f"{threads} batches, each on a thread"
     contenders = {
@@ -333,18 +329,15 @@ def int8(work: Workload) -> Form:
 def onnx(work: Workload) -> Form:
     """In the ONNX runtime."""
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "float32.onnx"
-        export_onnx(work.model, path)
-        return of_file(work, path)
+        return of_file(work, export(work, Path(folder)))
 
 
 def onnx_int8(work: Workload) -> Form:
     """In the ONNX runtime, weights and matrix products in int8."""
     with tempfile.TemporaryDirectory() as folder:
-        exact, rounded = Path(folder) / "float32.onnx", Path(folder) / "int8.onnx"
-        export_onnx(work.model, exact)
-        quantize_onnx(exact, rounded)
-        return of_file(work, rounded)
+        path = Path(folder) / "int8.onnx"
+        quantize_onnx(export(work, Path(folder)), path)
+        return of_file(work, path)
 
 
 # The first one is what the others are compared with.
@@ -365,6 +358,20 @@ def of_model(work: Workload, model: PreTrainedModel, **options: Any) -> Form:
     state = io.BytesIO()
     torch.save(model.state_dict(), state)
     return Form(work.encoder(model, **options), state.tell() / MB)
+
+
+def export(work: Workload, folder: Path) -> Path:
+    """
+    The file of the exported model.
+
+    Raises:
+        ValueError: if the model is not on a CPU, where the runtime is measured.
+    """
+    if work.device.type != "cpu":
+        raise ValueError(f"the ONNX runtime is measured on a CPU, not on {work.device}")
+    path = folder / "float32.onnx"
+    export_onnx(work.model, path)
+    return path
 
 
 def of_file(work: Workload, path: Path) -> Form:
@@ -427,7 +434,7 @@ def _say(line: str) -> None:
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog=COMMAND, description="Measure how fast documents are encoded.")
-    parser.add_argument("--only", nargs="+", choices=tuple(SECTIONS), default=list(SECTIONS), help="tables to measure")
+    parser.add_argument("--only", nargs="+", choices=tuple(SECTIONS), help="tables to measure (default: all)")
     parser.add_argument("--forms", nargs="+", choices=tuple(FORMS), default=list(FORMS), help="forms of the model")
     parser.add_argument("--preset", choices=tuple(PRESETS), default="mini", help="new model (default: %(default)s)")
     parser.add_argument("--checkpoint", help="trained model in its place, folder or name")

@@ -39,7 +39,8 @@ AUTO_MAP = {
 CODE_FILES = {
     "configuration_concept": ("configuration_concept",),
     "modeling_concept": (
-        *("modeling_concept", "attention", "tokens", "concepts", "decoder", "kernels", "losses", "pooling"),
+        *("modeling_concept", "attention", "tokens", "concepts", "decoder"),
+        *("encoding", "kernels", "losses", "pooling"),
     ),
 }
 

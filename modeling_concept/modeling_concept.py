@@ -54,6 +54,7 @@ from .concepts import (
     write_layer,
 )
 from .decoder import ConceptDecoder, ConceptPredictionHead, StaticMixture
+from .encoding import TextEncodingMixin
 from .kernels import Rotation
 from .losses import LinearCrossEntropy, classification_loss, labelled_positions, labels_at, mean_loss
 from .pooling import READOUTS, QueryPooling, document_means, masked_mean
@@ -823,7 +824,7 @@ class ConceptEmbeddingOutput(ModelOutput):
     The concept encoder as a sentence encoder: one vector of length 1 for a document, and one for each of its concepts.
     """
 )
-class ConceptEncoderForTextEncoding(ConceptEncoderPreTrainedModel):
+class ConceptEncoderForTextEncoding(TextEncodingMixin, ConceptEncoderPreTrainedModel):
     _keys_to_ignore_on_load_unexpected = [r"^decoder\.", r"^head\.", r"^lm_head\.", r"^classifier\."]
 
     def __init__(self, config: ConceptEncoderConfig):
@@ -855,7 +856,10 @@ class ConceptEncoderForTextEncoding(ConceptEncoderPreTrainedModel):
             document_lengths=document_lengths,
             **kwargs,
         )
-        concepts, mask, documents = outputs.last_hidden_state, outputs.concept_mask, outputs.concept_documents
+        mask, documents = outputs.concept_mask, outputs.concept_documents
+        # In half precision sums of many concepts, and what is left after, would order near neighbours by chance.
+        dtype = torch.promote_types(outputs.last_hidden_state.dtype, torch.float32)
+        concepts = outputs.last_hidden_state.to(dtype)
         if document_lengths is None:
             means = masked_mean(concepts, mask)
         else:

@@ -92,7 +92,11 @@ def test_closeness_is_that_of_the_worst_document_and_of_neighbours():
     assert same == 0
 
 
-def test_a_model_on_a_gpu_has_no_threads_to_share(work, monkeypatch):
-    monkeypatch.setattr(type(work), "device", torch.device("cuda"))
-    with pytest.raises(ValueError, match="--only threads is for a CPU"):
-        inference.measure_threads(work, inference._parse(TINY))
+def test_what_is_for_a_cpu_is_left_out_on_a_gpu(work, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(inference.Workload, "device", torch.device("cuda"))
+    monkeypatch.setattr(inference, "make_workload", lambda *_: work)
+    main([*TINY, "--only", "threads"], tmp_path / "inference.json")
+    assert "left out" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(ValueError, match="measured on a CPU, not on cuda"):
+        inference.onnx(work)
