@@ -22,11 +22,11 @@ import transformers
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from configuration_concept import export_code
+from evaluation_concept.errors import exit_code
 from modeling_concept import register_auto_classes
 from training_concept.arguments import ConceptTrainingArguments, DataArguments, ModelArguments, parse_arguments
 from training_concept.build import build_config, build_model, build_tokenizer, check_length
 from training_concept.data import load_documents, training_texts
-from training_concept.errors import exit_code
 from training_concept.masking import MaskingCollator
 from training_concept.mixture import EvenCollator, MixtureDataset, MixtureStream, rates_by_stage
 from training_concept.publish import LOSS_CURVE, has_code, loss_figure, push, write_card

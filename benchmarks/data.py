@@ -41,9 +41,9 @@ from benchmarks.loading import (
 from benchmarks.results import RESULTS, Figure, Table, current_commit, describe_device, merge_results
 from benchmarks.tables import to_markdown
 from configuration_concept import ConceptEncoderConfig
+from evaluation_concept.errors import exit_code
+from evaluation_concept.files import write_json
 from modeling_concept import ConceptEncoderForMaskedLM
-from training_concept.errors import exit_code
-from training_concept.files import write_json
 from training_concept.parts import load_parts
 from training_concept.schemes import SCHEMES
 

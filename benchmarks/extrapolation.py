@@ -20,10 +20,10 @@ import torch.nn.functional as F
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from benchmarks.results import RESULTS, Table, describe_device, merge_results
+from evaluation_concept.errors import exit_code
 from modeling_concept import ConceptEncoderForMaskedLM
 from modeling_concept.losses import labels_at
 from training_concept.data import encode_texts, load_documents
-from training_concept.errors import exit_code
 from training_concept.masking import MaskingCollator
 from training_concept.recipes import read_recipe
 

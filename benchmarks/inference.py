@@ -31,7 +31,8 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from benchmarks.results import RESULTS, Figure, Table, describe_device, merge_results
 from configuration_concept import PRESETS, ConceptEncoderConfig
-from evaluation_concept.encode import exit_code, find_device, load_encoder
+from evaluation_concept.encode import find_device, load_encoder
+from evaluation_concept.errors import exit_code
 from evaluation_concept.onnx_export import export_onnx, quantize_onnx
 from evaluation_concept.quantization import quantize_int8
 from modeling_concept import ConceptEncoderForTextEncoding

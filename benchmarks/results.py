@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from training_concept.files import write_json
+from evaluation_concept.files import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"

@@ -34,10 +34,10 @@ from benchmarks.results import RESULTS, Table, merge_results
 from benchmarks.speed import add_shared_options, facts, without_output
 from benchmarks.timing import Step, current_device, measure_ceilings, time_steps
 from benchmarks.workload import MASKED, make_documents
+from evaluation_concept.errors import exit_code
+from evaluation_concept.files import write_json
 from modeling_concept.kernels import norm_and_rotate
 from modeling_concept.losses import linear_cross_entropy
-from training_concept.errors import exit_code
-from training_concept.files import write_json
 from training_concept.throughput import TRAINING_PASSES
 
 COMMAND = "python -m benchmarks.roofline"

@@ -23,7 +23,7 @@ from benchmarks.contenders import CONTENDERS
 from benchmarks.results import ROOT
 from benchmarks.timing import time_steps
 from benchmarks.workload import make_documents
-from training_concept.files import write_json
+from evaluation_concept.files import write_json
 
 
 def measure_scaling(options: argparse.Namespace) -> Iterator[dict[str, Any]]:

@@ -35,8 +35,8 @@ from benchmarks.results import RESULTS, ROOT, current_commit, describe_device, r
 from benchmarks.scaling import measure_scaling
 from benchmarks.speed_figures import merge_records
 from benchmarks.timing import current_device, measure_ceilings
-from training_concept.errors import exit_code
-from training_concept.files import write_json
+from evaluation_concept.errors import exit_code
+from evaluation_concept.files import write_json
 from training_concept.throughput import device_peak_flops
 
 COMMAND = "python -m benchmarks.speed"

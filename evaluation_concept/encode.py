@@ -14,11 +14,9 @@ output. `num_tokens` and `truncated` say how many tokens of a text were encoded 
 
 import argparse
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +25,8 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoModelForTextEncoding, AutoTokenizer, PreTrainedModel
 
+from evaluation_concept.errors import exit_code
+from evaluation_concept.files import draft
 from evaluation_concept.quantization import quantize_int8
 from modeling_concept import register_auto_classes
 from modeling_concept.encoding import TextEmbeddings
@@ -259,27 +259,6 @@ def save(output: Path, encoded: TextEmbeddings, texts: Readable, checkpoint: str
 def index_path(output: Path) -> Path:
     """Where the names of the texts are written."""
     return output.with_suffix(".json")
-
-
-@contextmanager
-def draft(path: Path) -> Iterator[Path]:
-    """A file beside `path` to write to, which takes its place if all goes well and else is removed."""
-    draft_path = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        yield draft_path
-        draft_path.replace(path)
-    finally:
-        draft_path.unlink(missing_ok=True)
-
-
-def exit_code(run: Callable[[Sequence[str]], None], arguments: Sequence[str]) -> int:
-    """Run `run(arguments)` as a command: 0, or 2 and one line on stderr for what the user can put right."""
-    try:
-        run(arguments)
-    except (ValueError, OSError, ImportError) as error:
-        print(f"{Path(sys.argv[0]).name}: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    return 0
 
 
 def _read_line(name: str, line: bytes, column: str) -> Document:

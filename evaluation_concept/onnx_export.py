@@ -24,7 +24,9 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from evaluation_concept.encode import draft, exit_code, load_encoder
+from evaluation_concept.encode import load_encoder
+from evaluation_concept.errors import exit_code
+from evaluation_concept.files import draft
 
 COMMAND = "python -m evaluation_concept.onnx_export"
 PACKAGES = "pip install onnx onnxscript onnxruntime"

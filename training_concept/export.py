@@ -16,9 +16,9 @@ import numpy as np
 from datasets import Dataset
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from evaluation_concept.errors import exit_code
+from evaluation_concept.files import write_json
 from training_concept.data import LARGEST_UINT16, load_documents, tokenize_documents
-from training_concept.errors import exit_code
-from training_concept.files import write_json
 from training_concept.parts import ARRAYS, INDEX_FILE, checksum
 from training_concept.recipes import ROLES, read_recipe
 

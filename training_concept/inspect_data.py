@@ -23,6 +23,8 @@ from rich.console import Console
 from rich.text import Text
 from transformers import AutoTokenizer, HfArgumentParser, PreTrainedTokenizerBase
 
+from evaluation_concept.errors import exit_code
+from evaluation_concept.files import write_json
 from training_concept.arguments import DataArguments
 from training_concept.data import TEXT, load_documents, tokenize_documents
 from training_concept.data_summary import (
@@ -32,8 +34,6 @@ from training_concept.data_summary import (
     summarise_masking,
     summarise_sources,
 )
-from training_concept.errors import exit_code
-from training_concept.files import write_json
 from training_concept.masking import IGNORED_LABEL, MaskingCollator
 from training_concept.recipes import ROLES, DataRecipe, recipe_from_arguments
 from training_concept.rows import RowCounts, RowFormat, list_lengths, make_rows, row_format

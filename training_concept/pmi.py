@@ -36,9 +36,9 @@ import numpy as np
 from datasets import Dataset
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from evaluation_concept.errors import exit_code
 from training_concept.collocations import Collocation, hash_sequences, hash_sums, write_collocations
 from training_concept.data import DOCUMENTS_PER_BATCH, TEXT, encode_texts, load_documents, tokenize_documents
-from training_concept.errors import exit_code
 from training_concept.ngrams import BORDER, Level, count_ngrams, find_sorted, pmi_scores
 from training_concept.recipes import read_recipe
 from training_concept.rows import list_values

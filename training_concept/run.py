@@ -16,9 +16,9 @@ from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedConfig, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 
+from evaluation_concept.errors import FinishedRunError
+from evaluation_concept.files import write_json
 from training_concept.arguments import DataArguments, ModelArguments
-from training_concept.errors import FinishedRunError
-from training_concept.files import write_json
 from training_concept.recipes import DataRecipe, RecipeArguments, recipe_from_arguments
 from training_concept.rows import RowCounts
 

@@ -26,9 +26,9 @@ from typing import Any
 from datasets import Dataset, IterableDataset
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from evaluation_concept.errors import exit_code
+from evaluation_concept.files import write_json
 from training_concept.data import LARGEST_UINT16, TEXT, load_documents
-from training_concept.errors import exit_code
-from training_concept.files import write_json
 from training_concept.recipes import read_recipe
 from training_concept.sources import AnyDataset, read_through, stable_fraction
 from training_concept.terminal import TextTable, make_console, print_table

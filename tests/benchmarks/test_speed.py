@@ -15,7 +15,7 @@ from benchmarks.contenders import CONTENDERS, REFERENCE, with_shape
 from benchmarks.results import read_results
 from benchmarks.timing import measure_ceilings, time_limit, time_steps
 from benchmarks.workload import make_documents
-from training_concept.errors import exit_code
+from evaluation_concept.errors import exit_code
 
 CPU = torch.device("cpu")
 VOCABULARY = 99

@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-from evaluation_concept.encode import exit_code, main
+from evaluation_concept.encode import main
+from evaluation_concept.errors import exit_code
 from modeling_concept import ConceptEncoderForTextEncoding
 from modeling_concept.encoding import TextEmbeddings, encode
 from tests.modeling.tiny import tiny_model

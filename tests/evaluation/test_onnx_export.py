@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from evaluation_concept.encode import exit_code
+from evaluation_concept.errors import exit_code
 from evaluation_concept.onnx_export import export_onnx, main, quantize_onnx
 from modeling_concept import ConceptEncoderForTextEncoding
 from tests.modeling.tiny import document, tiny_model

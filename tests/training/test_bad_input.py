@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 import run_mlm
+from evaluation_concept.errors import exit_code
 from tests.training.tiny_run import BERT, arguments, settings, train
-from training_concept.errors import exit_code
 
 ROOT = Path(__file__).parents[2]
 PERCEIVER = {

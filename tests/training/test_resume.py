@@ -21,8 +21,8 @@ from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 from transformers.trainer import DEFAULT_CALLBACKS
 
+from evaluation_concept.errors import FinishedRunError
 from tests.training.tiny_run import arguments, logged, record_batches, train, write_text
-from training_concept.errors import FinishedRunError
 from training_concept.sources import SourceError
 
 ROOT = Path(__file__).parents[2]

@@ -9,11 +9,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from evaluation_concept.errors import exit_code
 from training_concept.corpus.build import CORPUS_FILE, build_corpus
 from training_concept.corpus.exclusions import MANIFEST
 from training_concept.corpus.fetch import PARTS
 from training_concept.corpus.table import corpus_table
-from training_concept.errors import exit_code
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -19,13 +19,13 @@ import yaml
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
+from evaluation_concept.files import write_json
 from training_concept.corpus.exclusions import MANIFEST, Exclusion, OverlapIndex, index_exclusions, read_manifest
 from training_concept.corpus.extract import is_prose, paragraph_key
 from training_concept.corpus.fetch import PARTS, Package, PackageCache, missing_tools
 from training_concept.corpus.readers import Document
 from training_concept.corpus.sources import TOKENIZER_FILE, TOKENIZER_PACKAGE, CorpusSource, find_sources
 from training_concept.corpus.splits import SPLITS, split_of
-from training_concept.files import write_json
 
 logger = logging.getLogger(__name__)
 

@@ -1,0 +1,28 @@
+# Copyright 2026 The Concept Encoder authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Files that are written as a whole or not at all."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+@contextmanager
+def draft(path: Path) -> Iterator[Path]:
+    """A file beside `path` to write to, which takes its place if all goes well and else is removed."""
+    draft_path = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield draft_path
+        draft_path.replace(path)
+    finally:
+        draft_path.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write `content` to `path` as a whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with draft(path) as draft_path:
+        draft_path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
