@@ -1,0 +1,351 @@
+# Copyright 2026 The Concept Encoder authors.
+# SPDX-License-Identifier: Apache-2.0
+"""
+What came of the runs: standings by contest, differences to controls, tables, and figures for `results/ladder.json`.
+
+A contest is a length and a budget. In it every variant stands with its best learning rate (chosen on validation, by
+the seeds that all its rates have) and the mean over the seeds of that rate. A control of a shape is represented by the
+best of its sizes.
+"""
+
+import json
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.ladder.settings import Settings
+from benchmarks.ladder.variants import REFERENCE, Variant, find_variant, size_of, size_ratio
+from benchmarks.results import Figure, Table, merge_results
+from benchmarks.tables import to_markdown
+
+COMMAND = "python -m benchmarks.ladder"
+CONTROLS = ("bert", "modernbert")
+VALIDATION, TEST = "validation", "test"
+# With fewer seeds a variant is not chosen before one that has so many.
+ENOUGH_SEEDS = 3
+# As many as fit side by side on a page.
+MOST_COLUMNS = 8
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """
+    A finished run.
+
+    Attributes:
+        settings: of the run.
+        record: what was written of it.
+    """
+
+    settings: Settings
+    record: Mapping[str, Any]
+
+    def scores(self, split: str) -> Mapping[str, Any] | None:
+        """Of a split, `None` if it was not evaluated."""
+        return self.record["evaluation"].get(split)
+
+    @property
+    def contest(self) -> tuple[int, str]:
+        """Length and budget."""
+        return self.settings.length, self.settings.contest
+
+    @property
+    def loss(self) -> float:
+        """On validation."""
+        return float(self.record["evaluation"][VALIDATION]["loss"])
+
+
+@dataclass(frozen=True)
+class Standing:
+    """
+    A variant in a contest.
+
+    Attributes:
+        variant: name of it and what it is.
+        recipe: what of the recipe is not as by default.
+        rates: learning rates that were tried.
+        outcomes: of the best one, by seed.
+    """
+
+    variant: Variant
+    recipe: str
+    rates: int
+    outcomes: tuple[Outcome, ...]
+
+    @property
+    def label(self) -> str:
+        """Variant and recipe."""
+        return f"{self.variant.name} ({self.recipe})" if self.recipe else self.variant.name
+
+    @property
+    def learning_rate(self) -> float:
+        """The best one."""
+        return self.outcomes[0].settings.learning_rate
+
+    def losses(self, split: str = VALIDATION) -> dict[int, float]:
+        """By seed, for the runs that were evaluated on the split."""
+        scored = [(it.settings.seed, it.scores(split)) for it in self.outcomes]
+        return {seed: scores["loss"] for seed, scores in scored if scores is not None}
+
+    @property
+    def loss(self) -> float:
+        """Mean over seeds, on validation."""
+        return statistics.fmean(self.losses().values())
+
+    def field(self, name: str) -> Any:
+        """Of the model's configuration."""
+        return self.outcomes[0].record["config"].get(name, DEFAULTS.get(name))
+
+    def mean(self, key: str) -> float:
+        """Mean over seeds of a number of the records."""
+        return statistics.fmean(it.record[key] for it in self.outcomes)
+
+
+Contest = tuple[int, str]
+
+
+def read_runs(folders: Iterable[Path]) -> tuple[list[Outcome], list[dict[str, Any]]]:
+    """
+    All records in these folders and below: finished runs, each once, and the records of failed ones.
+
+    Raises:
+        OSError: a folder that is not there.
+        ValueError: a file that is no record.
+    """
+    finished: dict[str, Outcome] = {}
+    failed: dict[str, dict[str, Any]] = {}
+    for folder in folders:
+        if not folder.is_dir():
+            raise FileNotFoundError(f"{folder} is no folder of records")
+        for path in sorted(folder.rglob("*.json")):
+            record = _read(path)
+            if "error" in record:
+                failed[record["run"]] = record
+            else:
+                finished[record["run"]] = Outcome(Settings.from_json(record["settings"]), record)
+    return list(finished.values()), [it for name, it in failed.items() if name not in finished]
+
+
+def standings(outcomes: Iterable[Outcome]) -> dict[Contest, list[Standing]]:
+    """By contest, the variants with their best learning rates, the best variant first."""
+    entries: dict[Contest, dict[tuple[str, str], list[Outcome]]] = defaultdict(lambda: defaultdict(list))
+    for outcome in outcomes:
+        entries[outcome.contest][outcome.settings.variant, outcome.settings.recipe].append(outcome)
+    return {
+        contest: sorted((_stand(*name, runs) for name, runs in group.items()), key=lambda it: it.loss)
+        for contest, group in sorted(entries.items())
+    }
+
+
+def best(group: Iterable[Standing], kind: str | None = None, family: str | None = None, **fields: Any) -> Standing:
+    """
+    The best of a kind or family whose configuration has these fields, by validation loss: of those that were tested if
+    there are any, and of those with the most seeds, up to `ENOUGH_SEEDS`.
+
+    Raises:
+        LookupError: there is none.
+    """
+    fitting = [it for it in group if kind in (None, it.variant.kind) and family in (None, it.variant.family)]
+    fitting = [it for it in fitting if all(it.field(name) == value for name, value in fields.items())]
+    if not fitting:
+        raise LookupError(f"no finished run of kind {kind or 'any'} and family {family or 'any'}")
+    ranks = {id(it): (bool(it.losses(TEST)), min(len(it.losses()), ENOUGH_SEEDS)) for it in fitting}
+    finalists = [it for it in fitting if ranks[id(it)] == max(ranks.values())]
+    return min(finalists, key=lambda it: it.loss)
+
+
+def difference(ours: Standing, control: Standing) -> tuple[list[float], str]:
+    """
+    Loss of ours less that of the control, for each seed that both have, and the split: test if both were tested.
+
+    Raises:
+        LookupError: no seed in common.
+    """
+    for split in (TEST, VALIDATION):
+        mine, theirs = ours.losses(split), control.losses(split)
+        if seeds := sorted(mine.keys() & theirs.keys()):
+            return [mine[seed] - theirs[seed] for seed in seeds], split
+    raise LookupError(f"{ours.label} and {control.label} have no seed in common")
+
+
+def ladder_table(contest: Contest, group: Sequence[Standing]) -> Table:
+    """The standings of a contest."""
+    length, budget = contest
+    columns = ["variant", "family", "loss", "spread", "seeds", *(f"less {kind}" for kind in CONTROLS)]
+    columns += ["nats/byte", "learning rate", "rates", "M tokens", "tok/s", f"body of {REFERENCE}'s"]
+    rows = [_standing_row(standing, group) for standing in group]
+    unigram = group[0].outcomes[0].record["evaluation"][VALIDATION]["unigram"]
+    note = (
+        f"Validation loss in nats per masked token, documents of {length} tokens, {budget} of training on "
+        f"{group[0].outcomes[0].record['device']}. Guessing by frequency: {unigram:.3f}. Spread: standard deviation "
+        f"over seeds. Less {' or '.join(CONTROLS)}: to the best control of that shape in the table, by seed. The last "
+        "column is the ratio of parameters without those of single words; `!` is a difference of more than 10 %."
+    )
+    return Table(f"{length}_{budget}", columns, rows, note)
+
+
+def parts_table(contest: Contest, group: Sequence[Standing], part: str) -> Table:
+    """Validation loss `by_source` or `by_position` of the best variants, a row for each source or octave."""
+    shown = list(group[:MOST_COLUMNS])
+    means = [_part_means(standing, part) for standing in shown]
+    names = [name for name in means[0] if all(name in it for it in means)]
+    rows = [[name, *(round(it[name], 3) for it in means)] for name in names]
+    title = {"by_source": "source", "by_position": "last place"}[part]
+    note = {"by_source": "", "by_position": "Places in the document; each row begins behind the one above. "}[part]
+    columns = [title, *(standing.label for standing in shown)]
+    return Table(f"{contest[0]}_{contest[1]}_{part}", columns, rows, f"{note}Validation loss, mean over seeds.")
+
+
+def report(outcomes: Sequence[Outcome], failed: Sequence[Mapping[str, Any]]) -> str:
+    """Everything in Markdown."""
+    sections = [f"# The ladder\n\n{len(outcomes)} finished runs, {len(failed)} failed.\n"]
+    for contest, group in standings(outcomes).items():
+        sections.append(f"## Documents of {contest[0]} tokens, {contest[1]}\n")
+        sections.append(to_markdown(ladder_table(contest, group)))
+        sections += [to_markdown(parts_table(contest, group, part)) for part in ("by_source", "by_position")]
+    if failed:
+        sections.append("## Failed\n")
+        sections += [f"- `{it['run']}`: {it['error']}" for it in failed]
+    return "\n".join(sections) + "\n"
+
+
+def figures(outcomes: Sequence[Outcome]) -> dict[str, Figure]:
+    """The figures of the ladder that the runs give; a contest without one of its two sides gives none."""
+    found = {"runs_logged": _count_figure(outcomes)}
+    for key, goal in GOALS.items():
+        for contest, group in sorted(standings(outcomes).items(), key=lambda it: _budget(it[1])):
+            if contest[0] != goal.length:
+                continue
+            try:
+                # Contests are in the order of their budgets: the longest is what stays.
+                found[key] = _figure(goal, contest, group)
+            except LookupError:
+                continue
+    return found
+
+
+def merge(outcomes: Sequence[Outcome], path: Path) -> dict[str, Figure]:
+    """Put figures and the standings of all contests into the results file `path`. Returns the figures."""
+    found = figures(outcomes)
+    tables = [ladder_table(contest, group) for contest, group in standings(outcomes).items()]
+    merge_results(path, found, tables)
+    return found
+
+
+@dataclass(frozen=True)
+class Goal:
+    """
+    A difference that the ladder is to show.
+
+    Attributes:
+        length: of documents.
+        control: kind of the control.
+        target: what is required, in words.
+        ours: kind, family and fields of the configuration of the other side.
+    """
+
+    length: int
+    control: str
+    target: str
+    ours: Mapping[str, Any]
+
+
+GOALS = {
+    "hybrid_512_minus_bert": Goal(512, "bert", "at most 0.05", {"family": "hybrid"}),
+    "hybrid_4096_minus_modernbert": Goal(4096, "modernbert", "below 0", {"family": "hybrid"}),
+    "hybrid_8192_minus_modernbert": Goal(8192, "modernbert", "below 0", {"family": "hybrid"}),
+    "bottleneck_512_minus_bert": Goal(512, "bert", "at most 0.35", {"family": "bottleneck", "concept_ratio": 4}),
+    "perceiver_v1_512_minus_bert": Goal(512, "bert", "none", {"kind": "perceiver_v1"}),
+}
+# Fields that a configuration does not write where they have this value.
+DEFAULTS = {"concept_ratio": 4}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(record["run"], str) or not ("error" in record or record["evaluation"]):
+            raise KeyError("evaluation")
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is no record of a run: {error!r}") from error
+    return record
+
+
+def _stand(name: str, recipe: str, outcomes: Sequence[Outcome]) -> Standing:
+    by_rate: dict[float, list[Outcome]] = defaultdict(list)
+    for outcome in outcomes:
+        by_rate[outcome.settings.learning_rate].append(outcome)
+    losses = {rate: {it.settings.seed: it.loss for it in runs} for rate, runs in by_rate.items()}
+    shared = set.intersection(*map(set, losses.values()))
+    rate = min(losses, key=lambda it: statistics.fmean(losses[it][seed] for seed in shared or losses[it]))
+    # A run that was also tested takes the place of the same one that was not.
+    chosen = {it.settings.seed: it for it in sorted(by_rate[rate], key=lambda it: it.settings.final)}
+    return Standing(find_variant(name), recipe, len(by_rate), tuple(chosen[seed] for seed in sorted(chosen)))
+
+
+def _standing_row(standing: Standing, group: Sequence[Standing]) -> list[Any]:
+    losses = list(standing.losses().values())
+    settings, record = standing.outcomes[0].settings, standing.outcomes[0].record
+    reference = size_of(REFERENCE, settings.length, record["vocabulary"]).body
+    per_byte = record["evaluation"][VALIDATION].get("nats_per_byte")
+    return [
+        standing.label,
+        standing.variant.family,
+        round(standing.loss, 4),
+        round(statistics.stdev(losses), 4) if len(losses) > 1 else "",
+        len(losses),
+        *(_difference_cell(standing, group, kind) for kind in CONTROLS),
+        "" if per_byte is None else round(per_byte, 4),
+        f"{standing.learning_rate:g}",
+        standing.rates,
+        round(standing.mean("tokens") / 1e6, 1),
+        round(standing.mean("tokens_per_second")),
+        size_ratio(record["parameters"]["body"], reference),
+    ]
+
+
+def _difference_cell(standing: Standing, group: Sequence[Standing], kind: str) -> str:
+    try:
+        mine, theirs = standing.losses(), best(group, kind=kind).losses()
+    except LookupError:
+        return ""
+    seeds = mine.keys() & theirs.keys()
+    return f"{statistics.fmean(mine[seed] - theirs[seed] for seed in seeds):+.3f}" if seeds else ""
+
+
+def _part_means(standing: Standing, part: str) -> dict[str, float]:
+    values: dict[str, list[float]] = defaultdict(list)
+    for outcome in standing.outcomes:
+        for name, scores in outcome.record["evaluation"][VALIDATION][part].items():
+            values[name].append(scores["loss"])
+    names = sorted(values, key=int) if part == "by_position" else sorted(values)
+    return {name: statistics.fmean(values[name]) for name in names}
+
+
+def _budget(group: Sequence[Standing]) -> tuple[bool, float]:
+    """Contests of equal time come behind those of equal tokens, longer ones behind shorter ones."""
+    settings = group[0].outcomes[0].settings
+    return settings.clock == "seconds", settings.budget
+
+
+def _figure(goal: Goal, contest: Contest, group: Sequence[Standing]) -> Figure:
+    ours, control = best(group, **goal.ours), best(group, kind=goal.control)
+    values, split = difference(ours, control)
+    bodies = [it.outcomes[0].record["parameters"]["body"] for it in (ours, control)]
+    record = ours.outcomes[0].record
+    note = (
+        f"{split} loss (nats per masked token) of {ours.label} less that of {control.label}, documents of "
+        f"{contest[0]} tokens, {contest[1]} of training each, {len(values)} seeds, each at the best of its learning "
+        f"rates ({ours.rates} and {control.rates}); parameters of the body {bodies[0] / 1e6:.1f}M and "
+        f"{bodies[1] / 1e6:.1f}M; required: {goal.target}"
+    )
+    facts = {"commit": record.get("commit", "unknown"), "device": record["device"], "date": record["date"]}
+    return Figure.of_runs(values, unit="nats", command=f"{COMMAND} run", note=note, **facts)
+
+
+def _count_figure(outcomes: Sequence[Outcome]) -> Figure:
+    note = "finished runs of the ladder, the losers too; required: 60 as a start"
+    return Figure.of_runs([len(outcomes)], unit="runs", command=f"{COMMAND} merge", device="none: counted", note=note)
