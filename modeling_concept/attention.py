@@ -62,17 +62,26 @@ class Stream(NamedTuple):
         """Whether unused slots all lie at the end of their row."""
         return self.is_full or self.sizes is not None
 
-    def starts(self, num_documents: int, device: torch.device) -> torch.Tensor:
-        """
-        Where segments start when rows are laid end to end, and where the last one ends: int32 `[batch * (D + 1) + 1]`.
+    @property
+    def num_unused(self) -> int:
+        """How many segments of at most `longest` slots hold the unused slots of any row."""
+        return -(-self.length // max(self.longest, 1))
 
-        A row has `num_documents` D of them, empty ones behind the last, and one that holds its unused slots.
+    def starts(self, num_documents: int, num_unused: int, device: torch.device) -> torch.Tensor:
+        """
+        Where segments start when rows are laid end to end, and where the last one ends: int32
+        `[batch * (D + U) + 1]`.
+
+        A row has `num_documents` D of them, empty ones behind the last, and `num_unused` U that hold its unused slots:
+        kernels leave out what a segment has beyond the `longest` that they are told, and do not even set it to 0.
         """
         rows = self.length * torch.arange(self.batch, device=device).unsqueeze(1)
         if self.sizes is None:
-            ends = self.length * torch.ones(self.batch, num_documents + 1, dtype=torch.long, device=device)
+            ends = self.length * torch.ones(self.batch, num_documents + num_unused, dtype=torch.long, device=device)
         else:
-            ends = nn.functional.pad(self.sizes.cumsum(dim=1), (0, 1), value=self.length)
+            used = self.sizes.cumsum(dim=1)
+            unused = used[:, -1:] + self.longest * torch.arange(1, num_unused + 1, device=device)
+            ends = torch.cat([used, unused.clamp(max=self.length)], dim=1)
         return nn.functional.pad((rows + ends).flatten(), (1, 0)).to(torch.int32)
 
 
@@ -143,7 +152,8 @@ def read_documents(queries: Stream, keys: Stream, unpadded: bool) -> dict[str, A
     if not (unpadded and queries.is_contiguous and keys.is_contiguous):
         return {"attention_mask": document_mask(queries, keys)}
     sized = queries.sizes if keys.sizes is None else keys.sizes
-    query_starts, key_starts = (stream.starts(sized.shape[1], sized.device) for stream in (queries, keys))
+    unused = max(queries.num_unused, keys.num_unused)
+    query_starts, key_starts = (stream.starts(sized.shape[1], unused, sized.device) for stream in (queries, keys))
     return {"segments": Segments(query_starts, key_starts, queries.longest, keys.longest)}
 
 
@@ -156,7 +166,8 @@ def read_neighbours(stream: Stream, window: int, unpadded: bool, device: torch.d
         device: of the states.
     """
     if unpadded and stream.is_contiguous:
-        starts = stream.starts(1 if stream.sizes is None else stream.sizes.shape[1], device)
+        documents = 1 if stream.sizes is None else stream.sizes.shape[1]
+        starts = stream.starts(documents, stream.num_unused, device)
         return {"segments": Segments(starts, starts, stream.longest, stream.longest, window // 2)}
     visible = torch.ones(stream.batch, stream.length, dtype=torch.bool, device=device)
     visible = visible if stream.mask is None else stream.mask

@@ -48,6 +48,7 @@ RECIPE: Mapping[str, Mapping[str, Any]] = {
     "masked_share": {"type": float, "help": "of the tokens of a row"},
     "dtype": {"choices": DTYPES, "help": "of matrix products"},
     "compiled": {"choices": ("regions", "none"), "help": "block by block, or not at all"},
+    "corpus": {"help": "name of the texts, where there are several"},
 }
 
 

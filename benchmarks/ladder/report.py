@@ -199,6 +199,25 @@ def parts_table(contest: Contest, group: Sequence[Standing], part: str) -> Table
     return Table(f"{contest[0]}_{contest[1]}_{part}", columns, rows, f"{note}Validation loss, mean over seeds.")
 
 
+def runs_table(outcomes: Iterable[Outcome]) -> Table:
+    """All finished runs, one line each, contest by contest and the best first."""
+    columns = ["length", "contest", "variant", "recipe", "learning rate", "seed", "loss", "M tokens", "tok/s"]
+    rows = [
+        [
+            *it.contest,
+            it.settings.variant,
+            it.settings.recipe,
+            f"{it.settings.learning_rate:g}",
+            it.settings.seed,
+            round(it.loss, 4),
+            round(it.record["tokens"] / 1e6, 1),
+            round(it.record["tokens_per_second"]),
+        ]
+        for it in sorted(outcomes, key=lambda it: (it.contest, it.loss))
+    ]
+    return Table("runs", columns, rows, "Validation loss, nats per masked token.")
+
+
 def report(outcomes: Sequence[Outcome], failed: Sequence[Mapping[str, Any]]) -> str:
     """Everything in Markdown."""
     sections = [f"# The ladder\n\n{len(outcomes)} finished runs, {len(failed)} failed.\n"]
@@ -206,6 +225,8 @@ def report(outcomes: Sequence[Outcome], failed: Sequence[Mapping[str, Any]]) -> 
         sections.append(f"## Documents of {contest[0]} tokens, {contest[1]}\n")
         sections.append(to_markdown(ladder_table(contest, group)))
         sections += [to_markdown(parts_table(contest, group, part)) for part in ("by_source", "by_position")]
+    if outcomes:
+        sections += ["## All runs\n", to_markdown(runs_table(outcomes))]
     if failed:
         sections.append("## Failed\n")
         sections += [f"- `{it['run']}`: {it['error']}" for it in failed]
@@ -231,6 +252,7 @@ def merge(outcomes: Sequence[Outcome], path: Path) -> dict[str, Figure]:
     """Put figures and the standings of all contests into the results file `path`. Returns the figures."""
     found = figures(outcomes)
     tables = [ladder_table(contest, group) for contest, group in standings(outcomes).items()]
+    tables.append(runs_table(outcomes))
     merge_results(path, found, tables)
     return found
 

@@ -39,6 +39,7 @@ class Settings:
         dtype: of matrix products; weights and optimiser are float32.
         compiled: `regions` (block by block) or `none`.
         final: whether to report on the test split, too.
+        corpus: a name for the texts and their tokenizer, where there are several.
     """
 
     variant: str
@@ -60,6 +61,7 @@ class Settings:
     dtype: str = "bfloat16"
     compiled: str = "regions"
     final: bool = False
+    corpus: str = ""
 
     def __post_init__(self) -> None:
         self._check_choices()
@@ -89,13 +91,13 @@ class Settings:
 
     @property
     def contest(self) -> str:
-        """The budget in words, such as `80s` or `1e+08tokens`."""
-        return f"{self.budget:g}{CLOCKS[self.clock]}"
+        """The budget and the texts in words, such as `80s` or `1e+08tokens`."""
+        return f"{self.budget:g}{CLOCKS[self.clock]}{self.corpus and f'_{self.corpus}'}"
 
     @property
     def recipe(self) -> str:
         """Everything of the training that is not as by default, but for what a contest or a sweep varies."""
-        varied = {"variant", "length", "clock", "budget", "learning_rate", "seed", "final"}
+        varied = {"variant", "length", "clock", "budget", "learning_rate", "seed", "final", "corpus"}
         return ",".join(f"{name}={value}" for name, value in self._own.items() if name not in varied)
 
     def learning_rate_at(self, share: float) -> float:

@@ -29,7 +29,7 @@ from benchmarks.ladder.evaluate import HeldOut, masking_collator
 from benchmarks.ladder.optimizers import Optimizers
 from benchmarks.ladder.progress import Progress
 from benchmarks.ladder.settings import Settings
-from benchmarks.ladder.variants import Variant, check_length, find_variant, size_of
+from benchmarks.ladder.variants import Variant, find_variant, size_of
 from benchmarks.loading import make_loader
 from benchmarks.results import describe_device
 from benchmarks.timing import synchronise
@@ -64,7 +64,7 @@ class Run:
         self.dtype = DTYPES[settings.dtype]
         self.vocabulary = padded_vocabulary(len(corpus.tokenizer))
         self.variant: Variant = find_variant(settings.variant).with_vocabulary(self.vocabulary)
-        check_length(self.contender, settings.length)
+        self.size = size_of(settings.variant, settings.length, self.vocabulary)
         self.batches = self._batches(workers)
         self.compile_seconds = 0.0
 
@@ -125,7 +125,6 @@ class Run:
 
     def result(self, progress: Progress, evaluation: dict[str, Any]) -> dict[str, Any]:
         """What is written of a finished run."""
-        size = size_of(self.settings.variant, self.settings.length, self.vocabulary)
         speed = progress.tokens / progress.seconds
         peak = torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else None
         return {
@@ -134,9 +133,9 @@ class Run:
             "seconds": progress.seconds,
             "tokens_per_second": speed,
             "vocabulary": self.vocabulary,
-            "parameters": {"total": size.total, "body": size.body},
-            "flops_per_token": size.flops,
-            "flops_per_second": size.flops * speed,
+            "parameters": {"total": self.size.total, "body": self.size.body},
+            "flops_per_token": self.size.flops,
+            "flops_per_second": self.size.flops * speed,
             "peak_bytes": peak,
             "compile_seconds": self.compile_seconds,
             "train_tokens": self.corpus.train_tokens,

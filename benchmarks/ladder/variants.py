@@ -79,6 +79,8 @@ class Variant:
 @dataclass(frozen=True)
 class Size:
     """
+    How large a variant is, and what training it costs.
+
     Attributes:
         total: parameters, word embeddings included.
         body: parameters without those that have a row for each token of the vocabulary.

@@ -98,6 +98,12 @@ def test_another_recipe_stands_for_itself(tmp_path):
     assert [it.label for it in group] == ["bert (optimizer=muon)", "bert"]
 
 
+def test_texts_of_another_tokenizer_are_another_contest(tmp_path):
+    for number, content in enumerate([record("bert", 3.0, corpus="bpe16k"), record("bert", 3.1)]):
+        (tmp_path / f"{number}.json").write_text(json.dumps(content), encoding="utf-8")
+    assert list(standings(read_runs([tmp_path])[0])) == [(512, "80s"), (512, "80s_bpe16k")]
+
+
 def test_a_control_is_the_best_of_its_shape(runs):
     group = standings(read_runs([runs])[0])[512, "80s"]
     assert best(group, kind="bert").label == "bert"
@@ -166,7 +172,8 @@ def test_merge_writes_figures_and_tables(runs, tmp_path):
     ladder.main(["merge", str(runs)], path)
     results = read_results(path)
     assert results.figures["runs_logged"].value == len(RECORDS)
-    assert {"512_80s", "4096_80s"} <= set(results.tables)
+    assert {"512_80s", "4096_80s", "runs"} <= set(results.tables)
+    assert len(results.tables["runs"].rows) == len(RECORDS)
 
 
 def test_the_report_has_tables_pictures_and_failures(runs, tmp_path, capsys):

@@ -156,3 +156,26 @@ def test_packed_batches_compile_without_a_graph_break():
     expected = model(**batch).logits
     compiled = torch.compile(model, backend="eager", fullgraph=True, dynamic=False)
     torch.testing.assert_close(compiled(**batch).logits, expected, atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_no_segment_is_longer_than_kernels_are_told(variant, monkeypatch):
+    """What a segment has beyond that is neither computed nor set to 0 on a GPU, forward or backward."""
+
+    def attend(query, key, value, segments, scaling):
+        for starts, longest in (
+            (segments.query_starts, segments.max_queries),
+            (segments.key_starts, segments.max_keys),
+        ):
+            told.append((int(starts.diff().max()), longest))
+        return query
+
+    told: list[tuple[int, int]] = []
+    monkeypatch.setattr("modeling_concept.attention._attend_segments", attend)
+    model = tiny_model(ConceptEncoderForMaskedLM, variant, torch.float32)
+    model.set_attn_implementation("varlen")
+    model(**pack(documents(masked=0)))
+    flat = pack([[tokens for row in documents(masked=0) for tokens in row]], total=4 * TOTAL)
+    if model.config.position_embedding == "rope":
+        model(**flat, max_document_length=37)
+    assert all(actual <= longest for actual, longest in told)
