@@ -31,7 +31,7 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.cells import LEARNING_RATE, Cell, Setting, allow_cudnn, prepare, training_step
 from benchmarks.contenders import CONTENDERS, ConceptContender, Inputs, LinearProducts, concept_reads
 from benchmarks.results import RESULTS, Table, merge_results
-from benchmarks.speed import add_shared_options, facts, without_output
+from benchmarks.speed import add_shared_options, carry_out, facts
 from benchmarks.timing import Step, current_device, measure_ceilings, time_steps
 from benchmarks.workload import MASKED, make_documents
 from evaluation_concept.errors import exit_code
@@ -82,9 +82,7 @@ def main(arguments: Sequence[str], path: Path = RESULTS / "speed.json") -> None:
     Raises:
         OSError, ValueError: what is named on the command line is missing or cannot be read.
     """
-    options = _parse(arguments)
-    options.command = f"{COMMAND} {' '.join(without_output(arguments))}"
-    options.run(options, path)
+    carry_out(_parse(arguments), COMMAND, arguments, path)
 
 
 def measure_kernels(options: argparse.Namespace, path: Path) -> None:

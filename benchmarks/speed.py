@@ -54,8 +54,12 @@ def main(arguments: Sequence[str], path: Path = RESULTS / "speed.json") -> None:
     Raises:
         OSError, ValueError: what is named on the command line is missing or cannot be read.
     """
-    options = _parse(arguments)
-    options.command = f"{COMMAND} {' '.join(without_output(arguments))}"
+    carry_out(_parse(arguments), COMMAND, arguments, path)
+
+
+def carry_out(options: argparse.Namespace, command: str, arguments: Sequence[str], path: Path) -> None:
+    """Do what `options` say, which `arguments` of `command` were read to; records are told how they came about."""
+    options.command = f"{command} {' '.join(without_output(arguments))}"
     options.run(options, path)
 
 

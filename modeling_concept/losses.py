@@ -208,6 +208,15 @@ def _num_extra_classes(weight: torch.Tensor) -> int:
     return -weight.shape[0] % 64 if slow else 0
 
 
+def sum_of_losses(logits: torch.Tensor, targets: torch.Tensor, label_smoothing: float, z_loss: float) -> torch.Tensor:
+    """Sum of the losses of `logits` `[K, V]` at `targets` `[K]`; see `linear_cross_entropy`."""
+    total = nn.functional.cross_entropy(logits, targets, reduction="sum", label_smoothing=label_smoothing)
+    if z_loss > 0:
+        log_z = logits.logsumexp(dim=1).masked_fill(targets == IGNORED, 0)
+        total = total + z_loss * log_z.square().sum()
+    return total
+
+
 def _held_at_once(
     states: torch.Tensor,
     weight: torch.Tensor,
@@ -219,11 +228,7 @@ def _held_at_once(
     logits = _wide(nn.functional.linear(states, *_pad_classes(weight, bias)))
     if criterion.label_smoothing > 0:
         logits = logits[:, : criterion.num_classes]
-    total = nn.functional.cross_entropy(logits, targets, reduction="sum", label_smoothing=criterion.label_smoothing)
-    if criterion.z_loss > 0:
-        log_z = logits.logsumexp(dim=1).masked_fill(targets == IGNORED, 0)
-        total = total + criterion.z_loss * log_z.square().sum()
-    return total
+    return sum_of_losses(logits, targets, criterion.label_smoothing, criterion.z_loss)
 
 
 def _by_chunks(

@@ -22,7 +22,7 @@ from transformers import EvalPrediction, PreTrainedModel, Trainer
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import EvalLoopOutput
 
-from modeling_concept.losses import labels_at
+from modeling_concept.losses import labels_at, sum_of_losses
 from training_concept.arguments import ConceptTrainingArguments
 from training_concept.compilation import compile_in_place
 from training_concept.mixture import MixtureDataset, MixtureSampler
@@ -60,9 +60,7 @@ def masked_lm_loss(
     options are those of a concept encoder (`modeling_concept.losses.linear_cross_entropy`).
     """
     logits, targets = outputs["logits"].flatten(0, 1).float(), labels.flatten()
-    total = F.cross_entropy(logits, targets, reduction="sum", label_smoothing=label_smoothing)
-    if z_loss:
-        total = total + z_loss * logits.logsumexp(dim=1).masked_fill(targets == -100, 0).square().sum()
+    total = sum_of_losses(logits, targets, label_smoothing, z_loss)
     return total / (labels.ne(-100).sum() if num_items_in_batch is None else num_items_in_batch)
 
 
