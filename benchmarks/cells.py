@@ -18,6 +18,9 @@ from benchmarks.workload import Documents, make_documents
 LEARNING_RATE = 1e-4
 # Variants of a block that a model may have, before `torch.compile` gives up on it.
 MOST_VARIANTS = 64
+# Behind how a model is compiled: what it launches is recorded and replayed.
+GRAPHS = "+graphs"
+COMPILES = ("regions", "whole", "none", f"regions{GRAPHS}", f"whole{GRAPHS}")
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,7 @@ class Measurement:
         tokens: of a step, without padding.
         seconds: of a step, by repeat.
         first_step_s: seconds of the first step, compilation included.
-        peak_bytes: most device memory in use.
+        peak_bytes: most device memory in use; `None` with CUDA graphs, whose memory is not counted.
         flops: operations of a training step on fixed lengths, as executed.
         parameters: of the model in training, without its output layer in encoding.
     """
@@ -129,10 +132,12 @@ def prepare(
 
 
 def compile_model(model: nn.Module, contender: Contender, how: str) -> None:
-    """Compile `model` in place: its `regions` one by one, as a `whole`, or `none`."""
+    """Compile `model` in place: its `regions` one by one, as a `whole`, or `none`; with `GRAPHS`, as CUDA graphs."""
     torch._dynamo.config.recompile_limit = MOST_VARIANTS
-    for module in {"regions": contender.regions(model), "whole": [model], "none": []}[how]:
-        module.compile(dynamic=False)
+    options = {"mode": "reduce-overhead"} if how.endswith(GRAPHS) else {}
+    modules = {"regions": contender.regions(model), "whole": [model], "none": []}
+    for module in modules[how.removesuffix(GRAPHS)]:
+        module.compile(dynamic=False, **options)
 
 
 def allow_cudnn(allowed: bool) -> None:
@@ -146,6 +151,7 @@ def training_step(model: nn.Module, batches: list[Inputs], setting: Setting) -> 
     turns, mixed = itertools.cycle(batches), setting.dtype != torch.float32
 
     def step() -> None:
+        torch.compiler.cudagraph_mark_step_begin()
         with torch.autocast(setting.device.type, setting.dtype, enabled=mixed):
             loss = model(**next(turns))
         loss.backward()
@@ -160,6 +166,7 @@ def encoding_step(model: nn.Module, batches: list[Inputs], setting: Setting) -> 
     turns = itertools.cycle(batches)
 
     def step() -> None:
+        torch.compiler.cudagraph_mark_step_begin()
         with torch.no_grad():
             model(**next(turns))
 
@@ -203,7 +210,7 @@ def _measure(cell: Cell, contender: Contender, setting: Setting, empty: Measurem
         tokens=sum(documents[0].lengths),
         seconds=tuple(timing.seconds),
         first_step_s=timing.first,
-        peak_bytes=timing.peak_bytes,
+        peak_bytes=None if cell.compiled.endswith(GRAPHS) else timing.peak_bytes,
         flops=flops,
         parameters=sum(it.numel() for it in model.parameters()),
     )

@@ -28,7 +28,7 @@ from typing import Any
 import torch
 import transformers
 
-from benchmarks.cells import Cell, Measurement, Setting, describe, measure_cell
+from benchmarks.cells import COMPILES, Cell, Measurement, Setting, describe, measure_cell
 from benchmarks.contenders import CONTENDERS, MODES, REFERENCE, Contender
 from benchmarks.first_step import measure_first_steps
 from benchmarks.results import RESULTS, ROOT, current_commit, describe_device, read_results
@@ -194,7 +194,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     first.add_argument("--contenders", nargs="+", default=["base"], help="models (default: base)")
     first.add_argument("--length", type=int, default=1024, help="tokens of a document (default: %(default)s)")
     first.add_argument("--attention", default="varlen", help="(default: %(default)s)")
-    first.add_argument("--compile", default="regions", help="regions or whole (default: %(default)s)")
+    first.add_argument("--compile", default="regions", choices=COMPILES, help="(default: %(default)s)")
     first.add_argument("--cache", type=Path, help="empty folder to leave what is compiled in (default: nowhere)")
     first.set_defaults(run=measure_first, repeats=1)
 
@@ -205,7 +205,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     ddp.add_argument("--contender", default="base", help="model (default: %(default)s)")
     ddp.add_argument("--length", type=int, default=1024, help="tokens of a document (default: %(default)s)")
     ddp.add_argument("--attention", default="varlen", help="(default: %(default)s)")
-    ddp.add_argument("--compile", default="regions", help="regions, whole or none (default: %(default)s)")
+    ddp.add_argument("--compile", default="regions", choices=COMPILES, help="(default: %(default)s)")
     ddp.set_defaults(run=measure_ddp)
 
     plot = commands.add_parser("plot", help="draw the tables of the results file")
@@ -234,7 +234,7 @@ def _add_cells(parser: argparse.ArgumentParser, names: list[str], lengths: Seque
     parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES, help="(default: both)")
     parser.add_argument("--layouts", nargs="+", choices=tuple(LAYOUTS), default=["fixed"], help="(default: fixed)")
     parser.add_argument("--attentions", nargs="+", help="ways to attend: varlen, sdpa, flex_attention (default: all)")
-    parser.add_argument("--compile", nargs="+", choices=("regions", "whole", "none"), help="(default: all of a model)")
+    parser.add_argument("--compile", nargs="+", choices=COMPILES, help="(default: all of a model)")
     parser.add_argument("--max-seconds", type=float, default=180, help="of a cell (default: %(default)s)")
     parser.add_argument("--budget", type=float, default=0, help="seconds after which no cell begins; 0 is no limit")
 

@@ -158,9 +158,10 @@ def rate_ratio(record: Record, above: Pick, below: Pick) -> list[float]:
 
 
 def memory_ratio(record: Record, above: Pick, below: Pick) -> list[float]:
-    """Peak memory of one cell over that of another."""
-    first, second = fastest(record, above), fastest(record, below)
-    if first is None or second is None or not first.peak_bytes or not second.peak_bytes:
+    """Peak memory of one cell over that of another, by the fastest ways whose memory is known."""
+    known = record | {"cells": [cell for cell in record["cells"] if cell.peak_bytes]}
+    first, second = fastest(known, above), fastest(known, below)
+    if first is None or second is None or first.peak_bytes is None or second.peak_bytes is None:
         return []
     return [first.peak_bytes / second.peak_bytes]
 

@@ -337,11 +337,6 @@ class ConceptTrainingArguments(TrainingArguments):
                 "FSDP gathers the weights of a block where it begins, which no graph of the whole model holds: add "
                 "--torch_compile_regions."
             )
-        if self.uses_cuda_graphs and self.gradient_accumulation_steps > 1:
-            raise ValueError(
-                f"--torch_compile_mode {self.torch_compile_mode} reuses the memory of gradients in every pass, so "
-                "that none can be accumulated (--gradient_accumulation_steps)."
-            )
 
     @property
     def uses_cuda_graphs(self) -> bool:

@@ -172,6 +172,7 @@ class ConceptTrainer(Trainer):
         self.throughput = ThroughputMeter(self.accelerator, args.peak_flops)
         self._flops_per_position: float | None = None
         self._reported_step = 0
+        self._step_begins = True
 
     def _build_accelerator_args(self, **kwargs: Any) -> dict[str, Any]:
         settings = super()._build_accelerator_args(**kwargs)
@@ -199,14 +200,18 @@ class ConceptTrainer(Trainer):
         inputs: dict[str, torch.Tensor],
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor:
-        """As stock, and counted by the throughput meter."""
+        """As stock, and counted by the throughput meter. CUDA graphs keep their memory until a whole step is done."""
+        if self._step_begins:
+            torch.compiler.cudagraph_mark_step_begin()
         inputs = self._prepare_inputs(inputs)
         if self._flops_per_position is None:
             self.floating_point_ops(inputs)
             self.throughput.restart()
             self._reported_step = self.state.global_step
         self.throughput.update(inputs, self.floating_point_ops(inputs))
-        return super().training_step(model, inputs, num_items_in_batch)
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        self._step_begins = self.accelerator.sync_gradients
+        return loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As stock; the losses of training are joined by their throughput, its end by that of the whole run."""

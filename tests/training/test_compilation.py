@@ -191,7 +191,6 @@ def test_nothing_is_compiled_twice(tmp_path, tokenizer):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"torch_compile_mode": "reduce-overhead", "gradient_accumulation_steps": 2}, "none can be accumulated"),
         ({"torch_compile": True, "use_liger_kernel": True}, "--use_liger_kernel .* add --torch_compile_regions"),
         ({"torch_compile": True, "fsdp": True}, "FSDP gathers .* add --torch_compile_regions"),
         ({"warm_up": True, "do_train": True}, "--warm_up goes with --do_train and --torch_compile"),
@@ -208,6 +207,16 @@ def test_cuda_graphs_need_rows_of_one_length(tmp_path, tokenizer):
     with pytest.raises(ValueError, match=r"--torch_compile_mode reduce-overhead replays one shape"):
         trainer(build(**SHAPE), tmp_path, tokenizer, rows(8, 20, 20), **settings)
     assert trainer(build(**SHAPE), tmp_path, tokenizer, rows(8, 20, 20), length=20, **settings).args.uses_cuda_graphs
+
+
+def test_cuda_graphs_keep_their_memory_for_a_whole_step(tmp_path, tokenizer, monkeypatch):
+    calls = []
+    settings = {"max_steps": 3, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
+    run = trainer(build(**SHAPE), tmp_path, tokenizer, rows(12, 20, 20), length=20, **settings)
+    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: calls.append("begin"))
+    run.model.register_forward_hook(lambda *_: calls.append("pass"))
+    run.train()
+    assert calls == ["begin", "pass", "pass"] * 3
 
 
 def test_a_warm_up_takes_one_step_and_leaves_no_trace(tmp_path, capsys):
