@@ -47,7 +47,10 @@ RECIPE: Mapping[str, Mapping[str, Any]] = {
     "decay": {"type": float, "help": "share of the budget"},
     "masked_share": {"type": float, "help": "of the tokens of a row"},
     "dtype": {"choices": DTYPES, "help": "of matrix products"},
-    "compiled": {"choices": ("regions", "none"), "help": "block by block, or not at all"},
+    "compiled": {
+        "choices": ("regions", "regions+graphs", "none"),
+        "help": "block by block, replayed as CUDA graphs, or not at all",
+    },
     "corpus": {"help": "name of the texts, where there are several"},
 }
 

@@ -37,7 +37,7 @@ class Settings:
         decay: share of the budget in which it falls at the end; not for `cosine`, which falls all the time.
         masked_share: of the tokens of a row.
         dtype: of matrix products; weights and optimiser are float32.
-        compiled: `regions` (block by block) or `none`.
+        compiled: `regions` (block by block), `regions+graphs` (and replayed as CUDA graphs) or `none`.
         final: whether to report on the test split, too.
         corpus: a name for the texts and their tokenizer, where there are several.
     """
@@ -59,7 +59,7 @@ class Settings:
     decay: float = 0.3
     masked_share: float = 0.3
     dtype: str = "bfloat16"
-    compiled: str = "regions"
+    compiled: str = "regions+graphs"
     final: bool = False
     corpus: str = ""
 
@@ -112,7 +112,7 @@ class Settings:
 
     def _check_choices(self) -> None:
         choices = {"clock": CLOCKS, "optimizer": OPTIMIZERS, "schedule": SCHEDULES, "dtype": DTYPES}
-        for field, known in {**choices, "compiled": ("regions", "none")}.items():
+        for field, known in {**choices, "compiled": ("regions", "regions+graphs", "none")}.items():
             if getattr(self, field) not in known:
                 raise ValueError(f"{field}={getattr(self, field)!r} is not one of {', '.join(known)}")
 

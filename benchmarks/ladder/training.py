@@ -145,11 +145,13 @@ class Run:
         }
 
     def _step(self, model: nn.Module, optimizers: Optimizers, batch: LadderBatch, share: float) -> torch.Tensor:
+        torch.compiler.cudagraph_mark_step_begin()
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             loss = model(**batch.to(self.device))
         loss.backward()
         optimizers.step(share)
-        return loss
+        # The next step of a CUDA graph writes over its result.
+        return loss.detach().clone()
 
     def _batches(self, workers: int) -> Iterator[LadderBatch]:
         settings, corpus = self.settings, self.corpus
