@@ -23,6 +23,8 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from benchmarks.ladder.corpus import select_corpus
 from benchmarks.ladder.plots import plot_contest
 from benchmarks.ladder.report import merge, read_runs, report, standings
@@ -110,27 +112,37 @@ def run(options: argparse.Namespace, path: Path) -> None:
 
 def make_runs(options: argparse.Namespace) -> list[Settings]:
     """
-    All runs that are asked for; those of the first seed come first.
+    All runs that are asked for: those of a file in its order, else a grid, the first seed first.
 
     Raises:
-        ValueError: a variant that there is not, or settings that make no sense.
+        OSError: no such file.
+        ValueError: a variant or setting that there is not, or settings that make no sense.
     """
     clock, budget = ("seconds", options.seconds) if options.tokens is None else ("tokens", options.tokens)
     recipe = {name: getattr(options, name) for name in RECIPE if getattr(options, name) is not None}
-    grid = itertools.product(options.seeds, options.lengths, options.variants, options.learning_rates)
-    return [
-        Settings(
-            variant=find_variant(variant).name,
-            length=length,
-            clock=clock,
-            budget=budget,
-            learning_rate=rate,
-            seed=seed,
-            final=options.final,
-            **recipe,
-        )
-        for seed, length, variant, rate in grid
-    ]
+    shared = {"clock": clock, "budget": budget, "final": options.final, **recipe}
+    if options.runs is not None:
+        return [_settings(shared | run) for run in _read_runs(options.runs)]
+    axes = {
+        "seed": options.seeds,
+        "length": options.lengths,
+        "variant": options.variants,
+        "learning_rate": options.learning_rates,
+    }
+    return [_settings(shared | dict(zip(axes, point, strict=True))) for point in itertools.product(*axes.values())]
+
+
+def _read_runs(path: Path) -> list[dict[str, Any]]:
+    runs = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not isinstance(runs, list) or not all(isinstance(run, dict) and "variant" in run for run in runs):
+        raise ValueError(f"{path} is no list of mappings that each name a `variant`.")
+    return runs
+
+
+def _settings(values: Mapping[str, Any]) -> Settings:
+    if unknown := sorted(values.keys() - {item.name for item in fields(Settings)}):
+        raise ValueError(f"runs have no setting {', '.join(unknown)}.")
+    return Settings(**{**values, "variant": find_variant(values["variant"]).name})
 
 
 def write_report(options: argparse.Namespace, path: Path) -> None:
@@ -184,7 +196,9 @@ def _add_prepare(parser: argparse.ArgumentParser) -> None:
 def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder that `prepare` wrote")
     parser.add_argument("--output", type=Path, required=True, help="folder that gets a JSON file for each run")
-    parser.add_argument("--variants", nargs="+", required=True, help="NAME or NAME:FIELD=VALUE,...")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--variants", nargs="+", help="NAME or NAME:FIELD=VALUE,...")
+    what.add_argument("--runs", type=Path, help="YAML list of runs, each `{variant: ..., length: ..., seed: ...}`")
     parser.add_argument("--lengths", type=int, nargs="+", default=[512], help="of documents (default: 512)")
     parser.add_argument("--learning_rates", type=float, nargs="+", default=[1e-3], help="(default: 1e-3)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="(default: 0)")

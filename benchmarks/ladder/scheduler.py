@@ -74,10 +74,12 @@ def run_all(runs: Sequence[Settings], plan: Plan) -> None:
     Do all runs that are not done, in this order.
 
     Raises:
-        ValueError: runs for equal time that would share a GPU.
+        ValueError: runs for equal time that would share a GPU, or more GPUs than this process sees.
     """
     if plan.side_by_side > 1 and any(it.clock == "seconds" for it in runs):
         raise ValueError("side_by_side above 1 is for equal tokens (--tokens): runs that share a GPU share its time")
+    for gpu in range(plan.gpus):
+        visible_gpu(gpu)
     plan.output.mkdir(parents=True, exist_ok=True)
     deadline = time.time() + plan.budget if plan.budget else None
     slots = [Slot(number, number // plan.side_by_side) for number in range(plan.gpus * plan.side_by_side)]
@@ -111,13 +113,29 @@ def _is_done(task: Task, retry: bool) -> bool:
     return task.path.is_file() and not (retry and '"error"' in task.path.read_text(encoding="utf-8"))
 
 
+def visible_gpu(index: int) -> str:
+    """
+    What CUDA_VISIBLE_DEVICES must be for a process that is to see only the GPU `index` of those that this one sees.
+
+    Raises:
+        ValueError: if this process is not allowed so many.
+    """
+    allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if allowed is None:
+        return str(index)
+    names = [name.strip() for name in allowed.split(",") if name.strip()]
+    if index >= len(names):
+        raise ValueError(f"CUDA_VISIBLE_DEVICES={allowed} allows {len(names)} GPUs; lower --gpus.")
+    return names[index]
+
+
 def _log(task: Task) -> Path:
     return task.path.with_suffix(".log")
 
 
 def _start(task: Task, slot: Slot, plan: Plan) -> tuple[subprocess.Popen, Task]:
     task = replace(task, lock=str(plan.output.resolve() / f".slot-{slot.number}"))
-    environment = os.environ | {"CUDA_VISIBLE_DEVICES": str(slot.gpu)}
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": visible_gpu(slot.gpu)}
     # Compiling must leave cores to whoever is training.
     threads = max((os.cpu_count() or 1) // (2 * plan.gpus * plan.side_by_side), 1)
     environment.setdefault("TORCHINDUCTOR_COMPILE_THREADS", str(threads))

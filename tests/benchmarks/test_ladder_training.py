@@ -240,7 +240,8 @@ def test_runs_for_equal_time_do_not_share_a_gpu(data, tmp_path):
         scheduler.run_all([settings(clock="seconds")], plan)
 
 
-def test_every_gpu_gets_runs(data, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("visible", "gpus"), [(None, "01"), ("3,5,7", "35")])
+def test_every_gpu_gets_runs(data, tmp_path, monkeypatch, visible, gpus):
     class Process:
         def __init__(self, command: list[str], env: dict[str, str], **options: Any) -> None:
             task = Task.from_json(command[-1])
@@ -253,10 +254,47 @@ def test_every_gpu_gets_runs(data, tmp_path, monkeypatch):
     started: list[tuple[str, str, int]] = []
     monkeypatch.setattr(scheduler.subprocess, "Popen", Process)
     plan = scheduler.Plan(data, tmp_path, gpus=2, side_by_side=2, ahead="none")
+    if visible is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     scheduler.run_all([settings(seed=seed) for seed in range(4)], plan)
-    assert [gpu for gpu, _, _ in started] == ["0", "0", "1", "1"]
+    assert [gpu for gpu, _, _ in started] == [gpus[0]] * 2 + [gpus[1]] * 2
     assert len({lock for _, lock, _ in started}) == 4
     assert [seed for _, _, seed in started] == [0, 1, 2, 3]
+
+
+def test_gpus_that_the_process_may_not_see_are_refused(data, tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    with pytest.raises(ValueError, match="allows 1 GPUs; lower --gpus"):
+        scheduler.run_all([settings()], scheduler.Plan(data, tmp_path / "runs", gpus=2))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_file_lists_runs_of_several_kinds(data, tmp_path):
+    path = tmp_path / "runs.yaml"
+    path.write_text("- {variant: hybrid, length: 64}\n- {variant: bert, learning_rate: 5.0e-4, seed: 2}\n")
+    given = ["run", "--data", str(data), "--output", str(tmp_path), "--runs", str(path), "--seconds", "30", "--final"]
+    first, second = ladder.make_runs(ladder._parse(given))
+    assert (first.variant, first.length, first.learning_rate, first.seed) == ("hybrid", 64, 1e-3, 0)
+    assert (second.variant, second.length, second.learning_rate, second.seed) == ("bert", 512, 5e-4, 2)
+    assert (first.budget, first.final) == (second.budget, second.final) == (30.0, True)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("variant: hybrid", "is no list of mappings"),
+        ("- {length: 64}", "is no list of mappings"),
+        ("- {variant: hybrid, lenght: 64}", "no setting lenght"),
+        ("- {variant: hybird}", "no variant 'hybird'"),
+    ],
+)
+def test_a_file_of_runs_that_makes_no_sense_is_refused(data, tmp_path, text, message):
+    (tmp_path / "runs.yaml").write_text(text)
+    given = ["run", "--data", str(data), "--output", str(tmp_path), "--runs", str(tmp_path / "runs.yaml")]
+    with pytest.raises(ValueError, match=message):
+        ladder.make_runs(ladder._parse(given))
 
 
 def test_the_command_line_makes_the_grid(data, tmp_path):
