@@ -27,7 +27,7 @@ import yaml
 
 from benchmarks.ladder.corpus import select_corpus
 from benchmarks.ladder.plots import plot_contest
-from benchmarks.ladder.report import merge, read_runs, report, standings
+from benchmarks.ladder.report import merge, read_runs, report, standings, write_archive
 from benchmarks.ladder.scheduler import AHEAD, Plan, run_all
 from benchmarks.ladder.settings import DTYPES, OPTIMIZERS, SCHEDULES, Settings
 from benchmarks.ladder.training import padded_vocabulary
@@ -157,8 +157,10 @@ def write_report(options: argparse.Namespace, path: Path) -> None:
 
 
 def merge_runs(options: argparse.Namespace, path: Path) -> None:
-    """Put figures and tables into the results file."""
-    finished, _ = read_runs(options.folders)
+    """Add the runs to those that are archived beside the results file, and put figures and tables of all into it."""
+    archive = path.with_name(f"{path.stem}_runs.jsonl")
+    finished, _ = read_runs([*([archive] if archive.exists() else []), *options.folders])
+    write_archive(finished, archive)
     for key, figure in merge(finished, path).items():
         print(f"{key}: {figure.value:.4g} ({figure.note})")
 
@@ -174,11 +176,11 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     _add_prepare(commands.add_parser("prepare", help="select texts from an export"))
     _add_run(commands.add_parser("run", help="train and evaluate"))
     reporting = commands.add_parser("report", help="tables and pictures of what was run")
-    reporting.add_argument("folders", type=Path, nargs="+", help="folders of records")
+    reporting.add_argument("folders", type=Path, nargs="+", help="folders of records, or archives")
     reporting.add_argument("--output", type=Path, required=True, help="folder that gets report.md and PNG files")
     reporting.set_defaults(command=write_report)
     merging = commands.add_parser("merge", help="take the figures over into the results file")
-    merging.add_argument("folders", type=Path, nargs="+", help="folders of records")
+    merging.add_argument("folders", type=Path, nargs="*", help="folders of records (default: those merged before)")
     merging.set_defaults(command=merge_runs)
     return parser.parse_args(arguments)
 

@@ -3,15 +3,17 @@
 """
 What came of the runs: standings by contest, differences to controls, tables, and figures for `results/ladder.json`.
 
-A contest is a length and a budget. In it every variant stands with its best learning rate (chosen on validation, by
-the seeds that all its rates have) and the mean over the seeds of that rate. A control of a shape is represented by the
-best of its sizes.
+A contest is a length and a budget, in seconds those of one kind of device. In it every variant stands with its best
+learning rate (chosen on validation, by the seeds that all its rates have) and the mean over the seeds of that rate. A
+control of a shape is represented by the best of its sizes.
 """
 
+import itertools
 import json
+import re
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from benchmarks.ladder.settings import Settings
 from benchmarks.ladder.variants import REFERENCE, Variant, find_variant, size_of, size_ratio
 from benchmarks.results import Figure, Table, merge_results
 from benchmarks.tables import to_markdown
+from evaluation_concept.files import draft
 
 COMMAND = "python -m benchmarks.ladder"
 CONTROLS = ("bert", "modernbert")
@@ -28,6 +31,8 @@ VALIDATION, TEST = "validation", "test"
 ENOUGH_SEEDS = 3
 # As many as fit side by side on a page.
 MOST_COLUMNS = 8
+# Of numbers in an archive.
+DIGITS = 5
 
 
 @dataclass(frozen=True)
@@ -49,8 +54,11 @@ class Outcome:
 
     @property
     def contest(self) -> tuple[int, str]:
-        """Length and budget."""
-        return self.settings.length, self.settings.contest
+        """Length and budget, where that is time with the kind of device that it was spent on."""
+        budget = self.settings.contest
+        if self.settings.clock == "seconds":
+            budget += f"_{re.sub(r'[^A-Za-z0-9]+', '_', self.record['device'].split(',')[0])}"
+        return self.settings.length, budget
 
     @property
     def loss(self) -> float:
@@ -109,24 +117,32 @@ Contest = tuple[int, str]
 
 def read_runs(folders: Iterable[Path]) -> tuple[list[Outcome], list[dict[str, Any]]]:
     """
-    All records in these folders and below: finished runs, each once, and the records of failed ones.
+    All records in these folders and below, or in archives (see `write_archive`): finished runs, each once on each kind
+    of device, and the records of failed ones.
 
     Raises:
-        OSError: a folder that is not there.
+        OSError: a folder or archive that is not there.
         ValueError: a file that is no record.
     """
-    finished: dict[str, Outcome] = {}
+    finished: dict[tuple[str, Contest], Outcome] = {}
     failed: dict[str, dict[str, Any]] = {}
-    for folder in folders:
-        if not folder.is_dir():
-            raise FileNotFoundError(f"{folder} is no folder of records")
-        for path in sorted(folder.rglob("*.json")):
-            record = _read(path)
-            if "error" in record:
-                failed[record["run"]] = record
-            else:
-                finished[record["run"]] = Outcome(Settings.from_json(record["settings"]), record)
-    return list(finished.values()), [it for name, it in failed.items() if name not in finished]
+    for record in itertools.chain.from_iterable(map(_records, folders)):
+        if "error" in record:
+            failed[record["run"]] = record
+        else:
+            outcome = Outcome(Settings.from_json(record["settings"]), record)
+            finished[record["run"], outcome.contest] = outcome
+    done = {name for name, _ in finished}
+    return list(finished.values()), [it for name, it in failed.items() if name not in done]
+
+
+def write_archive(outcomes: Iterable[Outcome], path: Path) -> None:
+    """Write the records to `path`, one in a line, with numbers of five digits."""
+    records = [_round(dict(it.record)) for it in sorted(outcomes, key=lambda it: (it.record["run"], it.contest))]
+    lines = [json.dumps(record, sort_keys=True, separators=(",", ":")) for record in records]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with draft(path) as draft_path:
+        draft_path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
 def standings(outcomes: Iterable[Outcome]) -> dict[Contest, list[Standing]]:
@@ -286,9 +302,30 @@ GOALS = {
 DEFAULTS = {"concept_ratio": 4}
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _records(path: Path) -> Iterator[dict[str, Any]]:
+    """The records in a folder and below, or in an archive."""
+    if path.is_dir():
+        for file in sorted(path.rglob("*.json")):
+            yield _parse(file, file.read_text(encoding="utf-8"))
+    elif path.is_file():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            yield _parse(path, line)
+    else:
+        raise FileNotFoundError(f"{path} is no folder of records")
+
+
+def _round(content: Any) -> Any:
+    """All numbers in `content` to `DIGITS` digits."""
+    if isinstance(content, dict):
+        return {name: _round(value) for name, value in content.items()}
+    if isinstance(content, list):
+        return [_round(value) for value in content]
+    return float(f"{content:.{DIGITS}g}") if isinstance(content, float) else content
+
+
+def _parse(path: Path, text: str) -> dict[str, Any]:
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(text)
         if not isinstance(record["run"], str) or not ("error" in record or record["evaluation"]):
             raise KeyError("evaluation")
     except (ValueError, KeyError, TypeError) as error:

@@ -79,7 +79,7 @@ def test_every_run_is_read_once(runs):
 
 
 def test_a_variant_stands_with_its_best_rate_and_all_its_seeds(runs):
-    hybrid = standing(runs, (512, "80s"), "hybrid")
+    hybrid = standing(runs, (512, "80s_a_GPU"), "hybrid")
     assert (hybrid.learning_rate, hybrid.rates) == (1e-3, 2)
     assert hybrid.losses() == pytest.approx({0: 3.2, 1: 3.3, 2: 3.4})
     assert hybrid.loss == pytest.approx(3.3)
@@ -87,7 +87,7 @@ def test_a_variant_stands_with_its_best_rate_and_all_its_seeds(runs):
 
 def test_a_rate_is_chosen_by_the_seeds_that_all_have(runs):
     # The mean over three seeds of 1e-3 is that of the one seed of 5e-4; by seed 0 it is better.
-    bert = standing(runs, (512, "80s"), "bert")
+    bert = standing(runs, (512, "80s_a_GPU"), "bert")
     assert (bert.learning_rate, bert.loss) == (1e-3, pytest.approx(3.2))
 
 
@@ -101,11 +101,11 @@ def test_another_recipe_stands_for_itself(tmp_path):
 def test_texts_of_another_tokenizer_are_another_contest(tmp_path):
     for number, content in enumerate([record("bert", 3.0, corpus="bpe16k"), record("bert", 3.1)]):
         (tmp_path / f"{number}.json").write_text(json.dumps(content), encoding="utf-8")
-    assert list(standings(read_runs([tmp_path])[0])) == [(512, "80s"), (512, "80s_bpe16k")]
+    assert list(standings(read_runs([tmp_path])[0])) == [(512, "80s_a_GPU"), (512, "80s_bpe16k_a_GPU")]
 
 
 def test_a_control_is_the_best_of_its_shape(runs):
-    group = standings(read_runs([runs])[0])[512, "80s"]
+    group = standings(read_runs([runs])[0])[512, "80s_a_GPU"]
     assert best(group, kind="bert").label == "bert"
     assert best(group, family="bottleneck").label == "bottleneck_ratio_8"
     assert best(group, family="bottleneck", concept_ratio=4).label == "bottleneck"
@@ -125,8 +125,8 @@ def test_one_lucky_seed_is_no_finalist(tmp_path):
 
 
 def test_the_table_is_sorted_and_tells_differences(runs):
-    group = standings(read_runs([runs])[0])[512, "80s"]
-    table = ladder_table((512, "80s"), group)
+    group = standings(read_runs([runs])[0])[512, "80s_a_GPU"]
+    table = ladder_table((512, "80s_a_GPU"), group)
     losses = [row[table.columns.index("loss")] for row in table.rows]
     assert losses == sorted(losses)
     rows = {row[0]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
@@ -137,12 +137,12 @@ def test_the_table_is_sorted_and_tells_differences(runs):
 
 
 def test_losses_by_source_and_place_are_means_over_seeds(runs):
-    group = standings(read_runs([runs])[0])[512, "80s"]
-    by_source = parts_table((512, "80s"), group, "by_source")
+    group = standings(read_runs([runs])[0])[512, "80s_a_GPU"]
+    by_source = parts_table((512, "80s_a_GPU"), group, "by_source")
     assert [row[0] for row in by_source.rows] == ["books", "mail"]
     column = by_source.columns.index("hybrid")
     assert [row[column] for row in by_source.rows] == pytest.approx([4.3, 2.3])
-    assert [row[0] for row in parts_table((512, "80s"), group, "by_position").rows] == ["7", "15"]
+    assert [row[0] for row in parts_table((512, "80s_a_GPU"), group, "by_position").rows] == ["7", "15"]
 
 
 def test_figures_have_the_keys_that_runs_allow(runs):
@@ -172,8 +172,35 @@ def test_merge_writes_figures_and_tables(runs, tmp_path):
     ladder.main(["merge", str(runs)], path)
     results = read_results(path)
     assert results.figures["runs_logged"].value == len(RECORDS)
-    assert {"512_80s", "4096_80s", "runs"} <= set(results.tables)
+    assert {"512_80s_a_GPU", "4096_80s_a_GPU", "runs"} <= set(results.tables)
     assert len(results.tables["runs"].rows) == len(RECORDS)
+
+
+def test_merged_runs_are_kept_for_the_next_time(tmp_path):
+    path = tmp_path / "ladder.json"
+    for name, content in (("a", record("hybrid", 3.123456789)), ("b", record("bert", 3.0))):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.json").write_text(json.dumps(content), encoding="utf-8")
+        ladder.main(["merge", str(tmp_path / name)], path)
+    figure = read_results(path).figures["hybrid_512_minus_bert"]
+    assert figure.value == pytest.approx(0.1235)
+    archive = (tmp_path / "ladder_runs.jsonl").read_text(encoding="utf-8")
+    assert len(archive.splitlines()) == 2
+    ladder.main(["merge"], path)
+    assert (tmp_path / "ladder_runs.jsonl").read_text(encoding="utf-8") == archive
+    assert read_results(path).figures["runs_logged"].value == 2
+
+
+def test_time_on_another_device_is_another_contest(tmp_path):
+    contents = [record("bert", 3.0), record("bert", 2.9) | {"device": "NVIDIA H200, 32 cores"}]
+    contents += [record("bert", 3.0, clock="tokens", budget=100.0)]
+    for number, content in enumerate(contents):
+        (tmp_path / f"{number}.json").write_text(json.dumps(content), encoding="utf-8")
+    assert set(standings(read_runs([tmp_path])[0])) == {
+        (512, "80s_a_GPU"),
+        (512, "80s_NVIDIA_H200"),
+        (512, "100tokens"),
+    }
 
 
 def test_the_report_has_tables_pictures_and_failures(runs, tmp_path, capsys):
