@@ -23,6 +23,10 @@ CPU_INDEX = $(shell test "$$(uname -s)" = Linux && ! command -v nvidia-smi >/dev
 # would give it back to the system and fetch it again, a quarter of the time).
 CPU_TRAINING := OMP_WAIT_POLICY=passive MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=8589934592
 
+# A process for each core, with one thread; the tests of a file share what they set up.
+PARALLEL_TESTS = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 \
+	--dist loadfile
+
 .PHONY: pretrain test test-slow test-peer test-matrix lint typecheck format tables clean help
 
 pretrain: $(INSTALLED)  ## pretrain the nano demo into outputs/nano, minutes on a CPU
@@ -30,10 +34,10 @@ pretrain: $(INSTALLED)  ## pretrain the nano demo into outputs/nano, minutes on 
 		--num_cpu_threads_per_process $(THREADS) run_mlm.py recipes/nano.yaml
 
 test: $(INSTALLED)  ## run the tests
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(PARALLEL_TESTS) $(PYTEST_ARGS)
 
 test-slow: $(INSTALLED)  ## run the tests marked slow
-	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+	$(PARALLEL_TESTS) -m slow $(PYTEST_ARGS)
 
 test-peer: $(INSTALLED)  ## run transformers' common model tests, on the packages and on the code of a checkpoint
 	$(BIN)/python tests/peer/run_peer_suite.py . tests/peer/test_modeling_concept.py $(PYTEST_ARGS)
