@@ -13,6 +13,7 @@
 # limitations under the License.
 """Configuration of the concept encoder: fields, presets, validation and the export of code beside a checkpoint."""
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -40,8 +41,13 @@ CODE_FILES = {
     "configuration_concept": ("configuration_concept",),
     "modeling_concept": (
         *("modeling_concept", "attention", "tokens", "concepts", "decoder"),
-        *("encoding", "kernels", "losses", "pooling"),
+        *("encoding", "kernels", "losses", "outputs", "pooling", "sentence_embedding"),
     ),
+}
+# What makes sentence-transformers load a checkpoint with the module that is made for it.
+SENTENCE_TRANSFORMERS_FILES: dict[str, Any] = {
+    "modules.json": [{"idx": 0, "name": "0", "path": "", "type": "sentence_embedding.ConceptSentenceEmbedding"}],
+    "config_sentence_transformers.json": {"model_type": "SentenceTransformer", "similarity_fn_name": "cosine"},
 }
 
 CHOICES = {
@@ -107,8 +113,9 @@ def export_code(save_directory: str | os.PathLike) -> list[Path]:
     """
     Copy the code that a checkpoint needs into its folder, flat and byte for byte.
 
-    Returns the paths written. A file that already is the one to be copied is left alone, so the function also works on
-    the flat layout, where code and weights share one folder.
+    Returns the paths of the code. A file that already is the one to be copied is left alone, so the function also
+    works on the flat layout, where code and weights share one folder. So are files for sentence-transformers, which
+    keep what users set there.
     """
     here, target_folder = Path(__file__).resolve().parent, Path(save_directory)
     target_folder.mkdir(parents=True, exist_ok=True)
@@ -121,6 +128,9 @@ def export_code(save_directory: str | os.PathLike) -> list[Path]:
             if source != target.resolve():
                 shutil.copyfile(source, target)
             targets.append(target)
+    for name, content in SENTENCE_TRANSFORMERS_FILES.items():
+        if not (target_folder / name).exists():
+            (target_folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     return targets
 
 

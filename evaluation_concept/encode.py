@@ -224,6 +224,21 @@ def place_encoder(options: argparse.Namespace) -> PreTrainedModel:
     return model
 
 
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """What `place_encoder` reads beside the checkpoint, and the size of batches."""
+    parser.add_argument(
+        "--tokens_per_batch", type=int, help="tokens encoded at once (default: 16384, on a CPU 2048 a thread)"
+    )
+    parser.add_argument(
+        "--bf16", action=argparse.BooleanOptionalAction, help="weights in bfloat16 (default: on a CUDA GPU)"
+    )
+    parser.add_argument("--int8", action="store_true", help="linear layers in int8, which is faster on a CPU")
+    parser.add_argument("--torch_compile", action="store_true", help="compile the model, which pays off on a GPU")
+    parser.add_argument("--device", help="where to compute (default: the GPU if there is one)")
+    parser.add_argument("--attn_implementation", help="attention backend: sdpa (the default), eager or varlen")
+    parser.add_argument("--trust_remote_code", action="store_true", help="run code that comes with the checkpoint")
+
+
 def find_device(name: str | None) -> torch.device:
     """
     The device called `name`; if it is `None`, the accelerator of this machine, else its CPU.
@@ -298,20 +313,10 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--max_seq_length", type=int, help="longer texts are cut to so many tokens (default: the tokenizer's limit)"
     )
-    parser.add_argument(
-        "--tokens_per_batch", type=int, help="tokens encoded at once (default: 16384, on a CPU 2048 a thread)"
-    )
-    parser.add_argument(
-        "--bf16", action=argparse.BooleanOptionalAction, help="weights in bfloat16 (default: on a CUDA GPU)"
-    )
-    parser.add_argument("--int8", action="store_true", help="linear layers in int8, which is faster on a CPU")
-    parser.add_argument("--torch_compile", action="store_true", help="compile the model, which pays off on a GPU")
-    parser.add_argument("--device", help="where to compute (default: the GPU if there is one)")
     parser.add_argument("--late_interaction", action="store_true", help="write the embeddings of concepts, too")
-    parser.add_argument("--attn_implementation", help="attention backend: sdpa (the default), eager or varlen")
-    parser.add_argument("--trust_remote_code", action="store_true", help="run code that comes with the checkpoint")
     parser.add_argument("--skip_unreadable", action="store_true", help="leave out texts that cannot be read")
     parser.add_argument("--overwrite_output", action="store_true", help="replace an output that is there")
+    add_model_options(parser)
     return parser.parse_args(arguments)
 
 

@@ -9,7 +9,6 @@ from configuration_concept import AUTO_MAP, ConceptEncoderConfig
 
 from . import modeling_concept
 from .modeling_concept import (
-    ConceptEmbeddingOutput,
     ConceptEncoder,
     ConceptEncoderForMaskedLM,
     ConceptEncoderForMultipleChoice,
@@ -17,9 +16,9 @@ from .modeling_concept import (
     ConceptEncoderForSequenceClassificationViaDecoder,
     ConceptEncoderForTextEncoding,
     ConceptEncoderForTokenClassification,
-    ConceptEncoderOutput,
     ConceptEncoderPreTrainedModel,
 )
+from .outputs import ConceptEmbeddingOutput, ConceptEncoderOutput, ConceptMaskedLMOutput
 
 
 def register_auto_classes() -> None:
@@ -42,5 +41,6 @@ __all__ = [
     "ConceptEncoderForTokenClassification",
     "ConceptEncoderOutput",
     "ConceptEncoderPreTrainedModel",
+    "ConceptMaskedLMOutput",
     "register_auto_classes",
 ]

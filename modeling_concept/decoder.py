@@ -175,6 +175,64 @@ class ConceptDecoder(nn.Module):
         states = self.norm(self._mix(states, layout, rotate, in_use, **kwargs))
         return states if wanted is None else take(states, wanted.clamp(min=0))
 
+    def check_elsewhere(self, places: torch.Tensor) -> None:
+        """
+        Raises:
+            `ValueError`: if this decoder cannot decode `places` `[batch, K]` from concepts alone; it names the field.
+        """
+        config = self.config
+        # CODEPATH: no preset mixes decoded positions.
+        if config.num_decoder_mixing_layers > 0:
+            raise ValueError(
+                "decoded_positions are decoded one by one, and num_decoder_mixing_layers="
+                f"{config.num_decoder_mixing_layers} lets the positions of the input mix."
+            )
+        # CODEPATH: only `perceiver_v1` has learned positions.
+        if config.position_embedding == "learned" and places.shape[1] > config.max_position_embeddings:
+            raise ValueError(
+                f"{places.shape[1]} decoded_positions are more than the {config.max_position_embeddings} learned "
+                "positions (max_position_embeddings) of this model."
+            )
+        if config.decoder_query == "token+position" and config.mask_token_id is None:
+            raise ValueError("decoded_positions need a mask_token_id with decoder_query='token+position'.")
+
+    def decode_elsewhere(
+        self,
+        concepts: Concepts,
+        layout: TokenLayout,
+        rotate: Callable[[torch.Tensor, torch.Tensor | None], Rotation | None],
+        places: torch.Tensor,
+        documents: torch.Tensor | None = None,
+        word: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        """
+        Decode places of a text that need not be the input's, from concepts alone.
+
+        Args:
+            concepts: of the encoder.
+            layout: of the input tokens.
+            rotate: `ConceptEncoder.rotate`.
+            places: int64 `[batch, K]`, -1 for none.
+            documents: int64 `[batch, K]`, whose concepts are read; `None` if every row is one document.
+            word: embedding `[embedding_size]` that stands for the unknown words, read if queries hold words.
+
+        Returns:
+            Decoded states `[batch, K, hidden_size]`.
+        """
+        length, lengths, order = places.shape[1], None, None
+        if documents is not None:
+            # What is no place reads the first document, which no row is without.
+            documents = documents.masked_fill(places < 0, 0)
+            lengths = document_sizes(places >= 0, documents, layout.lengths)
+        if documents is not None and takes_documents(self.config, self.concept_mixer):
+            order = documents.masked_fill(places < 0, lengths.shape[1]).argsort(dim=1, stable=True)
+            places, documents = take(places, order), take(documents, order)
+        layout = TokenLayout(length, length, places.clamp(min=0), lengths, documents)
+        words = None if word is None else word.expand(*places.shape, -1)
+        states = self.norm(self._read(concepts, None, layout, rotate, None, words, False, **kwargs))
+        return states if order is None else take(states, order.argsort(dim=1))
+
     def _read(
         self,
         concepts: Concepts,
@@ -186,7 +244,7 @@ class ConceptDecoder(nn.Module):
         token_residual: bool,
         **kwargs: Any,
     ) -> torch.Tensor:
-        """Queries at the wanted positions, and what they read."""
+        """Queries at the wanted positions, and what they read; concepts alone, without `tokens`."""
         batch = concepts.states.shape[0]
         places, documents = layout.positions.expand(batch, -1), layout.documents
         if wanted is not None:
@@ -203,7 +261,7 @@ class ConceptDecoder(nn.Module):
             **({"places": places} if self.config.decoder_reads == "weighted" else {}),
         }
         token_reads = {}
-        if len(self.token_reads) > 0:
+        if len(self.token_reads) > 0 and tokens is not None:
             token_reads = {
                 "windows": decoder_windows(layout, wanted, self.config.decoder_window, batch),
                 "query_rotation": query_rotation,

@@ -13,7 +13,6 @@
 # limitations under the License.
 """The concept encoder and its heads: N tokens are read into C concept vectors, and decoded from them."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,14 +20,13 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import (
-    MaskedLMOutput,
     MultipleChoiceModelOutput,
     QuestionAnsweringModelOutput,
     SequenceClassifierOutput,
     TokenClassifierOutput,
 )
 from transformers.processing_utils import Unpack
-from transformers.utils import ModelOutput, TransformersKwargs, auto_docstring
+from transformers.utils import TransformersKwargs, auto_docstring
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
@@ -57,6 +55,7 @@ from .decoder import ConceptDecoder, ConceptPredictionHead, StaticMixture
 from .encoding import TextEncodingMixin
 from .kernels import Rotation
 from .losses import LinearCrossEntropy, classification_loss, labelled_positions, labels_at, mean_loss
+from .outputs import ConceptEmbeddingOutput, ConceptEncoderOutput, ConceptMaskedLMOutput
 from .pooling import READOUTS, QueryPooling, document_means, masked_mean
 from .tokens import (
     TOKEN_MIXERS,
@@ -76,44 +75,6 @@ try:  # a checkpoint folder or Hub repository: all code files side by side
     from .configuration_concept import ConceptEncoderConfig
 except ImportError:  # the source tree: two packages side by side
     from configuration_concept import ConceptEncoderConfig
-
-
-@auto_docstring(
-    custom_intro="""
-    Concepts of a batch of documents.
-    """
-)
-@dataclass
-class ConceptEncoderOutput(ModelOutput):
-    r"""
-    last_hidden_state (`torch.FloatTensor` of shape `(batch_size, num_concepts, hidden_size)`):
-        The concepts. Free concepts first, then those anchored on the text, in its order. Zeros where
-        `concept_mask` is 0.
-    concept_mask (`torch.LongTensor` of shape `(batch_size, num_concepts)`):
-        Concepts in use; a short document in a long batch uses fewer.
-    concept_positions (`torch.FloatTensor` of shape `(batch_size, num_concepts)`, *optional*):
-        Where each concept sits in its document, in tokens; 0 for free concepts. `None` unless `concept_positions` is
-        `"rope"` or `"cope"`.
-    concept_documents (`torch.LongTensor` of shape `(batch_size, num_concepts)`, *optional*):
-        Which document of its row each concept belongs to. Given with `document_lengths`, for rows of several.
-    token_states (`torch.FloatTensor` of shape `(batch_size, num_visible, token_hidden_size)`, *optional*):
-        States of the visible tokens, moved to the front of their rows. Given if `output_token_states=True`.
-    token_index (`torch.LongTensor` of shape `(batch_size, num_visible)`, *optional*):
-        Index in `input_ids` of each of `token_states`; `None` if they are in place.
-    token_mask (`torch.BoolTensor` of shape `(batch_size, num_visible)`, *optional*):
-        Which of `token_states` are in use; `None` if all are.
-    """
-
-    last_hidden_state: torch.FloatTensor | None = None
-    concept_mask: torch.LongTensor | None = None
-    concept_positions: torch.FloatTensor | None = None
-    concept_documents: torch.LongTensor | None = None
-    token_states: torch.FloatTensor | None = None
-    token_index: torch.LongTensor | None = None
-    token_mask: torch.BoolTensor | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
-    cross_attentions: tuple[torch.FloatTensor, ...] | None = None
 
 
 @auto_docstring
@@ -189,19 +150,30 @@ class ConceptEncoderPreTrainedModel(PreTrainedModel):
             given.shape[:2], attention_mask, document_lengths, max_document_length, given.device
         )
         layout = layout._replace(index=outputs.token_index, mask=outputs.token_mask)
-        # Where every concept is in use, attention without a mask is faster.
-        whole = kept_concepts is None and self.config.nested_dropout == 0
-        concepts = Concepts(outputs.last_hidden_state, None, outputs.concept_positions, outputs.concept_documents)
-        if in_use is not None or not whole:
-            concepts = concepts._replace(mask=outputs.concept_mask.bool())
-        if in_use is not None and whole:
-            sizes = document_sizes(concepts.mask, concepts.documents, layout.lengths)
-            concepts = concepts._replace(sizes=sizes, longest=self.model.concepts.most(layout.longest, concept_ratio))
+        concepts = self._concepts(outputs, layout, concept_ratio, kept_concepts)
         words = inputs_embeds
         # CODEPATH: only `perceiver_v1` puts the word embedding into the query.
         if inputs_embeds is None and self.config.decoder_query == "token+position":
             words = self.model.get_input_embeddings()(input_ids)
         return self.decoder(concepts, outputs.token_states, layout, self.model.rotate, in_use, wanted, words, **kwargs)
+
+    def _concepts(
+        self,
+        outputs: ConceptEncoderOutput,
+        layout: TokenLayout,
+        concept_ratio: int | None = None,
+        kept_concepts: float | None = None,
+    ) -> Concepts:
+        """The concepts of `outputs`, of documents of `layout`, as the decoder reads them."""
+        # Where every concept is in use, attention without a mask is faster.
+        whole = kept_concepts is None and self.config.nested_dropout == 0
+        concepts = Concepts(outputs.last_hidden_state, None, outputs.concept_positions, outputs.concept_documents)
+        if layout.lengths is not None or not whole:
+            concepts = concepts._replace(mask=outputs.concept_mask.bool())
+        if layout.lengths is not None and whole:
+            sizes = document_sizes(concepts.mask, concepts.documents, layout.lengths)
+            concepts = concepts._replace(sizes=sizes, longest=self.model.concepts.most(layout.longest, concept_ratio))
+        return concepts
 
 
 @auto_docstring(
@@ -477,6 +449,30 @@ class ConceptEncoderForMaskedLM(ConceptEncoderPreTrainedModel):
     def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
         self.lm_head = new_embeddings
 
+    def _decode_elsewhere(
+        self,
+        outputs: ConceptEncoderOutput,
+        shape: torch.Size,
+        places: torch.Tensor,
+        documents: torch.Tensor | None,
+        attention_mask: torch.Tensor | None,
+        document_lengths: torch.Tensor | None,
+        max_document_length: int | None = None,
+        concept_ratio: int | None = None,
+        kept_concepts: float | None = None,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        """States `[batch, K, hidden_size]` at `places` of `documents`, both `[batch, K]`, of inputs of `shape`."""
+        layout, _ = place_tokens(shape, attention_mask, document_lengths, max_document_length, places.device)
+        if (layout.documents is None) != (documents is None):
+            raise ValueError("decoded_documents: rows of several documents (document_lengths) need it, others do not.")
+        concepts = self._concepts(outputs, layout, concept_ratio, kept_concepts)
+        word = None
+        # CODEPATH: only `perceiver_v1` puts a word embedding into the query; what is unknown is the mask token.
+        if self.config.decoder_query == "token+position":
+            word = self.model.get_input_embeddings().weight[self.config.mask_token_id]
+        return self.decoder.decode_elsewhere(concepts, layout, self.model.rotate, places, documents, word, **kwargs)
+
     @can_return_tuple
     @auto_docstring
     def forward(
@@ -492,8 +488,12 @@ class ConceptEncoderForMaskedLM(ConceptEncoderPreTrainedModel):
         label_smoothing: float = 0.0,
         z_loss: float = 0.0,
         loss_kernel: str = "auto",
+        decoded_positions: torch.LongTensor | None = None,
+        decoded_documents: torch.LongTensor | None = None,
+        return_concepts: bool = False,
+        only_concepts: bool = False,
         **kwargs: Unpack[TransformersKwargs],
-    ) -> MaskedLMOutput:
+    ) -> ConceptMaskedLMOutput:
         r"""
         masked_positions (`torch.LongTensor` of shape `(batch_size, num_masked)`, *optional*):
             The positions that hold the mask token, -1 filling rows that have fewer. They alone are decoded. See
@@ -502,11 +502,13 @@ class ConceptEncoderForMaskedLM(ConceptEncoderPreTrainedModel):
             For rows that hold several documents end to end: their lengths in tokens, 0 behind the last one. See
             [`ConceptEncoder.forward`].
         labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
-            The tokens to be found, -100 where there is none. The loss is their mean negative log-likelihood in nats,
-            or its sum divided by `num_items_in_batch` where that is given.
+            The tokens to be found, -100 where there is none; with `decoded_positions`, one for each of these. The loss
+            is their mean negative log-likelihood in nats, or its sum divided by `num_items_in_batch` where that is
+            given.
         return_logits (`bool`, *optional*, defaults to `False`):
             Whether to return logits although there are labels. They are `(batch_size, num_masked, vocab_size)` with
-            `masked_positions`, and `(batch_size, sequence_length, vocab_size)` without.
+            `masked_positions`, `(batch_size, num_decoded, vocab_size)` with `decoded_positions`, and
+            `(batch_size, sequence_length, vocab_size)` without.
         label_smoothing (`float`, *optional*, defaults to 0.0):
             Share of each target that is spread over the vocabulary.
         z_loss (`float`, *optional*, defaults to 0.0):
@@ -514,7 +516,20 @@ class ConceptEncoderForMaskedLM(ConceptEncoderPreTrainedModel):
         loss_kernel (`str`, *optional*, defaults to `"auto"`):
             How the loss is computed without holding all logits: `"torch"`, `"chunked"`, `"liger"` or `"auto"`, see
             [`~losses.linear_cross_entropy`].
+        decoded_positions (`torch.LongTensor` of shape `(batch_size, num_decoded)`, *optional*):
+            Places of a text that need not be the input's, such as its original or what follows it, -1 for none: they
+            are decoded instead of positions of the input, and from the concepts alone, whatever `decoder_tokens` says.
+            With learned positions, places are below `max_position_embeddings`.
+        decoded_documents (`torch.LongTensor` of shape `(batch_size, num_decoded)`, *optional*):
+            For rows of several documents: which of them each of `decoded_positions` is decoded from.
+        return_concepts (`bool`, *optional*, defaults to `False`):
+            Whether to return the concepts beside loss or logits.
+        only_concepts (`bool`, *optional*, defaults to `False`):
+            Whether to end with the concepts, with neither loss nor logits.
         """
+        places, residual = decoded_positions, self.config.decoder_token_residual
+        if places is not None:
+            self.decoder.check_elsewhere(places)
         outputs = self.model(
             input_ids,
             attention_mask,
@@ -522,23 +537,26 @@ class ConceptEncoderForMaskedLM(ConceptEncoderPreTrainedModel):
             inputs_embeds,
             masked_positions,
             document_lengths,
-            output_token_states=True,
+            output_token_states=places is None and not only_concepts,
             **kwargs,
         )
-        wanted = masked_positions
-        if wanted is None and labels is not None and not return_logits:
-            wanted = labelled_positions(labels)
-        residual = self.config.decoder_token_residual
-        states = self._decode(
-            outputs,
-            input_ids,
-            inputs_embeds,
-            attention_mask,
-            wanted,
-            document_lengths,
-            token_residual=residual,
-            **kwargs,
-        )
+        given = {"hidden_states": outputs.hidden_states, "attentions": outputs.attentions}
+        if return_concepts or only_concepts:
+            given["concept_states"] = outputs.last_hidden_state
+            given["concept_mask"] = outputs.concept_mask
+            given["concept_documents"] = outputs.concept_documents
+        if only_concepts:
+            return ConceptMaskedLMOutput(**given)
+        wanted = masked_positions if places is None else None
+        if places is not None:
+            shape = (input_ids if inputs_embeds is None else inputs_embeds).shape[:2]
+            elsewhere = (places, decoded_documents, attention_mask, document_lengths)
+            states = self._decode_elsewhere(outputs, shape, *elsewhere, **kwargs)
+        else:
+            if wanted is None and labels is not None and not return_logits:
+                wanted = labelled_positions(labels)
+            row = (input_ids, inputs_embeds, attention_mask, wanted, document_lengths)
+            states = self._decode(outputs, *row, token_residual=residual, **kwargs)
         states = self.head(states)
         loss = None
         if labels is not None:
@@ -553,12 +571,8 @@ class ConceptEncoderForMaskedLM(ConceptEncoderPreTrainedModel):
                 z_loss=z_loss,
                 kernel=loss_kernel,
             )
-        return MaskedLMOutput(
-            loss=loss,
-            logits=self.lm_head(states) if labels is None or return_logits else None,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-        )
+        logits = self.lm_head(states) if labels is None or return_logits else None
+        return ConceptMaskedLMOutput(loss=loss, logits=logits, **given)
 
 
 @auto_docstring(
@@ -789,34 +803,6 @@ class ConceptEncoderForQuestionAnswering(ConceptEncoderDecodedModel):
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
-
-
-@auto_docstring(
-    custom_intro="""
-    Embeddings of documents.
-    """
-)
-@dataclass
-class ConceptEmbeddingOutput(ModelOutput):
-    r"""
-    embeddings (`torch.FloatTensor` of shape `(batch_size, hidden_size)` or `(batch_size, documents, hidden_size)`):
-        One vector of length 1 for each document: the mean of its concepts, normalised. For rows of several documents,
-        one for each of `document_lengths`, zeros behind the last.
-    concept_embeddings (`torch.FloatTensor` of shape `(batch_size, num_concepts, hidden_size)`):
-        Its concepts, each of length 1, for late interaction (ColBERT, arXiv 2004.12832). Zeros where `concept_mask`
-        is 0.
-    concept_mask (`torch.LongTensor` of shape `(batch_size, num_concepts)`):
-        Concepts in use.
-    concept_documents (`torch.LongTensor` of shape `(batch_size, num_concepts)`, *optional*):
-        Which document of its row each concept belongs to. Given for rows of several.
-    """
-
-    embeddings: torch.FloatTensor | None = None
-    concept_embeddings: torch.FloatTensor | None = None
-    concept_mask: torch.LongTensor | None = None
-    concept_documents: torch.LongTensor | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
 
 
 @auto_docstring(

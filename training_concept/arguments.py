@@ -14,6 +14,9 @@ from accelerate.utils import DynamoBackend, TorchDynamoPlugin, parse_flag_from_e
 from transformers import HfArgumentParser, TrainingArguments
 
 from configuration_concept import PRESETS
+from training_concept.concept_losses import LOSSES
+from training_concept.loss_terms import CENTRED, WEIGHTINGS, parse_concept_losses
+from training_concept.objectives import OBJECTIVES, ObjectiveSettings, parse_objectives
 
 DTYPES = ("float32", "bfloat16", "float16")
 CUDA_GRAPH_MODES = ("reduce-overhead", "max-autotune")
@@ -270,6 +273,46 @@ class ConceptTrainingArguments(TrainingArguments):
             "PaLM has 1e-4."
         },
     )
+    objectives: str = field(
+        default="mlm:1",
+        metadata={
+            "help": f"What is learned, and how much each counts, e.g. mlm:1,contrastive:0.1: {', '.join(OBJECTIVES)}. "
+            "What is evaluated is mlm alone."
+        },
+    )
+    deletion_probability: float = field(
+        default=ObjectiveSettings.deletion_probability,
+        metadata={"help": "Share of the tokens that the objective tsdae deletes."},
+    )
+    contrastive_views: str = field(
+        default=ObjectiveSettings.contrastive_views,
+        metadata={
+            "help": "What the objective contrastive holds alike: the halves of a document (spans), or the document "
+            "masked twice (masks)."
+        },
+    )
+    contrastive_temperature: float = field(
+        default=ObjectiveSettings.contrastive_temperature,
+        metadata={"help": "What the objective contrastive divides cosines by."},
+    )
+    contrastive_chunk_size: int | None = field(
+        default=ObjectiveSettings.contrastive_chunk_size,
+        metadata={
+            "help": "Texts that the objective contrastive encodes at a time, for batches larger than memory; the "
+            "gradients stay those of the whole batch."
+        },
+    )
+    concept_losses: str | None = field(
+        default=None,
+        metadata={
+            "help": "Losses on concepts and their weights, e.g. vicreg@centred:0.05,orthogonality:0.02: "
+            f"{', '.join(LOSSES)}, of concepts as they are or, with {CENTRED}, of what the input makes of them."
+        },
+    )
+    loss_weighting: str = field(
+        default="fixed",
+        metadata={"help": f"How losses on concepts are weighted against the task: {', '.join(WEIGHTINGS)}."},
+    )
     torch_compile_regions: bool = field(
         default=False,
         metadata={
@@ -302,6 +345,11 @@ class ConceptTrainingArguments(TrainingArguments):
             raise ValueError("--overwrite_output_dir and --resume_from_checkpoint exclude each other.")
         if not 0 <= self.label_smoothing_factor <= 1 or self.z_loss < 0:
             raise ValueError("--label_smoothing_factor must lie in [0, 1], and --z_loss must not be negative.")
+        parse_objectives(self.objectives)
+        parse_concept_losses(self.concept_losses)
+        if self.loss_weighting not in WEIGHTINGS:
+            raise ValueError(f"--loss_weighting {self.loss_weighting} is not one of {', '.join(WEIGHTINGS)}.")
+        self.objective_settings  # noqa: B018  (which checks the values)
         # The collator needs the epoch of a row, which is no argument of the model.
         self.remove_unused_columns = False
         if self.accelerator_config is None:  # type: ignore[has-type]
@@ -348,6 +396,15 @@ class ConceptTrainingArguments(TrainingArguments):
         """The seed of what is drawn from the data: `data_seed`, else `seed`."""
         return self.seed if self.data_seed is None else self.data_seed
 
+    @property
+    def objective_settings(self) -> ObjectiveSettings:
+        """What the objectives are told.
+
+        Raises:
+            ValueError: for a value out of its range.
+        """
+        return ObjectiveSettings(**{item.name: getattr(self, item.name) for item in fields(ObjectiveSettings)})
+
     def __getstate__(self) -> dict[str, Any]:
         # Stock pickles the arguments beside the weights, and uploads that in mid-training.
         return vars(self) | {"hub_token": None}
@@ -367,8 +424,13 @@ class _Parser(HfArgumentParser):
 
 
 def parse_arguments(arguments: Sequence[str]) -> tuple[ModelArguments, DataArguments, ConceptTrainingArguments]:
+    """Fill the three dataclasses from command-line `arguments`; see `parse_dataclasses`."""
+    return parse_dataclasses(arguments, ModelArguments, DataArguments, ConceptTrainingArguments)
+
+
+def parse_dataclasses(arguments: Sequence[str], *types: type) -> tuple[Any, ...]:
     """
-    Fill the three dataclasses from command-line `arguments`.
+    Fill dataclasses of the given types from command-line `arguments`.
 
     The first one may be a YAML or JSON file of `key: value` pairs; what follows on the command line overrides it.
 
@@ -376,7 +438,7 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[ModelArguments, DataArgum
         ValueError: for a key or flag that does not exist, or a value of the wrong kind.
         FileNotFoundError: if the file is not there.
     """
-    parser = _Parser((ModelArguments, DataArguments, ConceptTrainingArguments), allow_abbrev=False)
+    parser = _Parser(types, allow_abbrev=False)
     rest = list(arguments)
     if rest and Path(rest[0]).suffix in (".yaml", ".yml", ".json"):
         settings = _read_settings(Path(rest.pop(0)))

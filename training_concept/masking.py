@@ -15,18 +15,20 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from training_concept.collation import (
+    IGNORED_LABEL,
+    NO_POSITION,
     RowCollator,
     check_token,
     checked_rates,
+    count_in_documents,
     document_lengths_of,
     epoch_of,
+    gather_chosen,
+    places_in_documents,
     share_of,
 )
 from training_concept.collocations import PmiVocabulary
 from training_concept.schemes import Draw, Row, SchemeOptions, Units, build_scheme, expand, smallest
-
-IGNORED_LABEL = -100
-NO_POSITION = -1
 
 
 class MaskingCollator(RowCollator):
@@ -81,14 +83,13 @@ class MaskingCollator(RowCollator):
         span_unit: str = "word",
         pmi_vocabulary: PmiVocabulary | str | Path | None = None,
     ) -> None:
-        super().__init__(tokenizer, seed, length, vocab_size)
+        super().__init__(tokenizer, seed, length, vocab_size, max_documents)
         check_token(tokenizer, "mask_token")
         _check_replacement(mask_replace_prob, random_replace_prob)
         self.rates = checked_rates("mlm_probability", mlm_probability)
         self.mask_replace_prob = mask_replace_prob
         self.masks_all = mask_replace_prob == 1
         self.random_replace_prob = random_replace_prob
-        self.max_documents = max_documents
         self.mask_token_id = tokenizer.mask_token_id
         # Random replacements are words of the tokenizer, never the spare ids of a larger embedding table.
         self.replacements = np.flatnonzero(self.is_maskable[: len(tokenizer)])
@@ -123,7 +124,7 @@ class MaskingCollator(RowCollator):
                 with lengths that do not add up to the row's, or with more than `max_documents`.
         """
         ids = self.pad(rows)
-        documents = self._documents(rows, ids)
+        documents = self.documents(rows, ids)
         rates = [self._rate(row) for row in rows]
         counts = self._counts(ids, rates)
         width = self._width(counts, rates)
@@ -152,7 +153,7 @@ class MaskingCollator(RowCollator):
             ValueError: as for a batch.
         """
         ids = self.pad([row])
-        self._documents([row], ids)
+        self.documents([row], ids)
         places, (begins, lengths), _ = self._choose(row, ids[0], int(self._counts(ids, [self._rate(row)])[0]))
         return sorted(zip(places[begins].tolist(), (places[begins + lengths - 1] + 1).tolist(), strict=True))
 
@@ -178,29 +179,6 @@ class MaskingCollator(RowCollator):
         visible = (ids != self.pad_token_id).sum(axis=1) - counts
         missing = max(int(visible.max()) + width - ids.shape[1], 0)
         return np.pad(ids, ((0, 0), (0, missing)), constant_values=self.pad_token_id)
-
-    def _documents(self, rows: Sequence[Mapping[str, Any]], ids: np.ndarray) -> np.ndarray | None:
-        """The lengths of the documents of packed rows, int64 [B, D]."""
-        packed = [document_lengths_of(row) for row in rows if row.get("document_lengths") is not None]
-        if not packed:
-            return None
-        if len(packed) < len(rows):
-            raise ValueError(
-                f"{len(packed)} of the {len(rows)} rows of the batch have document_lengths: give them all or none"
-            )
-        most = self.max_documents or max(map(len, packed))
-        documents: np.ndarray = np.zeros((len(rows), most), dtype=np.int64)
-        for index, lengths in enumerate(packed):
-            if len(lengths) > most:
-                raise ValueError(f"row {index} of the batch holds {len(lengths)} documents; max_documents is {most}")
-            tokens = ids[index, : len(rows[index]["input_ids"])]
-            if (lengths < 1).any() or lengths.sum() != len(tokens) or (tokens == self.pad_token_id).any():
-                raise ValueError(
-                    f"row {index} of the batch is packed: its document_lengths must be positive and add up to its "
-                    f"{len(tokens)} tokens, none of them padding, got {lengths.tolist()}"
-                )
-            documents[index, : len(lengths)] = lengths
-        return documents
 
     def _choose(self, row: Mapping[str, Any], ids: np.ndarray, count: int) -> tuple[np.ndarray, Units, Draw]:
         """Draw the units of a row [N].
@@ -246,6 +224,7 @@ class DeletionCollator(RowCollator):
         length: pad the labels of every batch to this length N, and what is left of the rows to N - K of a row of N
             tokens; longer only if some row has too few tokens to delete.
         vocab_size: token ids of the model, if it has more than the tokenizer.
+        max_documents: columns of `document_lengths`; by default as many as the batch needs.
 
     Raises:
         ValueError: a probability outside its range, a tokenizer without padding token, or one with more tokens than
@@ -259,47 +238,60 @@ class DeletionCollator(RowCollator):
         seed: int = 0,
         length: int | None = None,
         vocab_size: int | None = None,
+        max_documents: int | None = None,
     ) -> None:
-        super().__init__(tokenizer, seed, length, vocab_size)
+        super().__init__(tokenizer, seed, length, vocab_size, max_documents)
         (self.rate,) = checked_rates("deletion_probability", deletion_probability)
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         """Collate B rows.
 
         Args:
-            rows: each with `input_ids` (token ids, special tokens in place) and `epoch` (an integer); not packed.
+            rows: each with `input_ids` (token ids, special tokens in place), `epoch` (an integer), and if packed
+                `document_lengths` (tokens of each document).
 
         Returns:
-            `input_ids` [B, N'], what is left of the rows; `attention_mask` [B, N']; `labels` [B, N], the whole rows,
-            -100 on padding. All int64.
+            `input_ids` [B, N'], what is left of the rows; `document_lengths` [B, D], what is left of each document, 0
+            behind a row's last; `labels` [B, N], the whole rows, -100 on padding; `decoded_positions` [B, N], the
+            place of each of them in its document, -1 on padding; for packed rows `decoded_documents` [B, N], its
+            document. All int64.
 
         Raises:
-            ValueError: as `MaskingCollator`, or packed rows.
+            ValueError: as `MaskingCollator`, or a document of which nothing would be left.
         """
-        if any(row.get("document_lengths") is not None for row in rows):
-            raise ValueError("deletion noise takes rows of one document each, not packed ones (document_lengths)")
         ids = self.pad(rows)
-        kept = [self._keep(row, target) for row, target in zip(rows, ids, strict=True)]
-        width = max(map(len, kept))
+        in_use = ids != self.pad_token_id
+        packed = self.documents(rows, ids)
+        lengths = in_use.sum(axis=1, keepdims=True) if packed is None else packed
+        places, documents = places_in_documents(in_use, lengths)
+        kept = np.stack([self._keep(row, tokens) for row, tokens in zip(rows, ids, strict=True)])
+        left = count_in_documents(kept, documents, lengths.shape[1])
+        if (left == 0)[lengths > 0].any():
+            raise ValueError(
+                "a document without special tokens would lose all of its tokens: lower deletion_probability"
+            )
+        width = int(left.sum(axis=1).max())
         if self.length is not None:
             width = max(width, self.length - int(share_of([self.rate], self.length)[0]))
-        left: np.ndarray = np.full((len(ids), width), self.pad_token_id, dtype=np.int64)
-        for target, tokens in zip(left, kept, strict=True):
-            target[: len(tokens)] = tokens
         batch = {
-            "input_ids": left,
-            "attention_mask": (left != self.pad_token_id).astype(np.int64),
-            "labels": np.where(ids == self.pad_token_id, IGNORED_LABEL, ids),
+            "input_ids": gather_chosen(ids, kept, width, self.pad_token_id),
+            "document_lengths": left,
+            "labels": np.where(in_use, ids, IGNORED_LABEL),
+            "decoded_positions": places,
+            **({} if lengths.shape[1] == 1 else {"decoded_documents": documents}),
         }
         return {name: torch.from_numpy(values) for name, values in batch.items()}
 
     def _keep(self, row: Mapping[str, Any], ids: np.ndarray) -> np.ndarray:
-        """What is left of a row [N] without its padding."""
-        tokens = ids[ids != self.pad_token_id]
+        """Which tokens of a row [N] are left, bool [N]."""
+        places = np.flatnonzero(ids != self.pad_token_id)
+        tokens = ids[places]
         maskable = self.is_maskable[tokens]
         count = min(int(share_of([self.rate], len(tokens))[0]), int(maskable.sum()))
         draw = self.stream(tokens, epoch_of(row))
-        return np.delete(tokens, smallest(draw(len(tokens)), maskable, count))
+        kept: np.ndarray = np.zeros(len(ids), dtype=bool)
+        kept[np.delete(places, smallest(draw(len(tokens)), maskable, count))] = True
+        return kept
 
 
 def _check_replacement(mask_replace_prob: float, random_replace_prob: float) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedConfig, TrainingArguments
-from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 
 from evaluation_concept.errors import FinishedRunError
 from evaluation_concept.files import write_json
@@ -109,6 +109,13 @@ def write_counts(folder: Path, counts: Mapping[str, Mapping[str, RowCounts]]) ->
         for role, sources in counts.items()
     }
     write_json(folder / "data.json", content)
+
+
+def replace_pickled_arguments(folder: Path, training_args: TrainingArguments) -> None:
+    """Replace the pickle that stock leaves beside the weights, with the user's token in it, by JSON without."""
+    if (pickled := folder / TRAINING_ARGS_NAME).exists():
+        pickled.unlink()
+        (folder / "training_args.json").write_text(training_args.to_json_string() + "\n", encoding="utf-8")
 
 
 def check_weights(folder: Path) -> Path:

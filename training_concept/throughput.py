@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -41,7 +42,7 @@ def device_peak_flops(device: torch.device) -> float | None:
     return next((peak for key, peak in PEAK_FLOPS.items() if re.search(rf"\b{key}\b", name)), None)
 
 
-def count_forward_flops(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor]) -> int:
+def count_forward_flops(model: PreTrainedModel, inputs: Mapping[str, Any]) -> int:
     """
     Floating-point operations of one forward pass of `model` on a batch shaped like `inputs`, labels left out.
 
@@ -52,7 +53,8 @@ def count_forward_flops(model: PreTrainedModel, inputs: Mapping[str, torch.Tenso
     config._attn_implementation = "eager"
     with torch.device("meta"):
         twin = type(model)(config)
-    shapes = {name: tensor.to("meta") for name, tensor in inputs.items() if name != "labels"}
+    shapes = {name: value for name, value in inputs.items() if name != "labels"}
+    shapes = {name: value.to("meta") if isinstance(value, torch.Tensor) else value for name, value in shapes.items()}
     with FlopCounterMode(display=False) as counter:
         twin.requires_grad_(False).eval()(**shapes)
     return counter.get_total_flops()

@@ -19,13 +19,14 @@ from accelerate.utils import DynamoBackend
 from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import EvalPrediction, PreTrainedModel, Trainer
-from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import EvalLoopOutput
 
 from modeling_concept.losses import labels_at, sum_of_losses
 from training_concept.arguments import ConceptTrainingArguments
+from training_concept.combination import combine, load_weighting
 from training_concept.compilation import compile_in_place
 from training_concept.mixture import MixtureDataset, MixtureSampler
+from training_concept.run import replace_pickled_arguments
 from training_concept.throughput import TRAINING_PASSES, ThroughputMeter, count_forward_flops
 
 logger = logging.getLogger(__name__)
@@ -99,9 +100,9 @@ def masked_lm_metrics(prediction: EvalPrediction, sizes: Mapping[str, int] | Non
     return metrics | {f"{label}_loss": part[0] / part[2] for label, part in by_source.items()}
 
 
-def _pads_to_one_length(collator: Any) -> bool:
-    """Whether all batches have the same shapes, but for stages of a curriculum: `length` of the collators here."""
-    return getattr(getattr(collator, "collator", collator), "length", None) is not None
+def _padded_length(collator: Any) -> int | None:
+    """The one length of all rows, where batches have the same shapes, but for stages of a curriculum."""
+    return getattr(getattr(collator, "collator", collator), "length", None)
 
 
 def _reduce_in_float32(accelerator: Accelerator) -> None:
@@ -129,6 +130,9 @@ class ConceptTrainer(Trainer):
     others the loss is normalised here, over the whole step. Every logged loss comes with the throughput. Sources of a
     mixture are evaluated together and one by one.
 
+    The loss may be that of several objectives, and of the concepts (`training_concept.combination`); what is evaluated
+    is masked language modelling. Weights that are learned between them are part of a checkpoint, not of the model.
+
     What is compiled is compiled in place, with shapes as static as those of the collator; evaluation, whose last batch
     is smaller, runs as it is and compiles nothing.
 
@@ -138,6 +142,7 @@ class ConceptTrainer(Trainer):
     """
 
     args: ConceptTrainingArguments
+    data_collator: Any
 
     def __init__(self, model: PreTrainedModel, args: ConceptTrainingArguments, **kwargs: Any) -> None:
         self._decodes_positions = decodes_positions(model)
@@ -145,7 +150,8 @@ class ConceptTrainer(Trainer):
         self._eval_sizes: Mapping[str, int] | None = None
         # cuDNN's attention gave NaN gradients for queries on an H100 (torch 2.11) where every other kernel is right.
         torch.backends.cuda.enable_cudnn_sdp(False)
-        static_shapes = _pads_to_one_length(kwargs.get("data_collator"))
+        length = _padded_length(kwargs.get("data_collator"))
+        static_shapes = length is not None
         if args.torch_compile and args.uses_cuda_graphs and not static_shapes:
             raise ValueError(
                 f"--torch_compile_mode {args.torch_compile_mode} replays one shape, and batches of lines "
@@ -162,6 +168,9 @@ class ConceptTrainer(Trainer):
             **kwargs,
         )
         _reduce_in_float32(self.accelerator)
+        self.combination = combine(args, self.accelerator, model, length)
+        self._totals: torch.Tensor | None = None
+        self.current_gradient_accumulation_steps = args.gradient_accumulation_steps
         # Stock smooths labels on logits, which models that decode given positions do not return beside a loss.
         self.label_smoother = None
         if args.torch_compile:
@@ -186,8 +195,9 @@ class ConceptTrainer(Trainer):
     def floating_point_ops(self, inputs: Mapping[str, torch.Tensor]) -> float:
         """Operations of a training step on `inputs`: those of the first batch seen, scaled to its `input_ids`."""
         if self._flops_per_position is None:
+            calls = [inputs] if self.combination is None else self.combination.inputs(inputs)
             try:
-                flops = TRAINING_PASSES * count_forward_flops(self.model, inputs)
+                flops = TRAINING_PASSES * sum(count_forward_flops(self.model, call) for call in calls)
             except RuntimeError as error:
                 logger.warning("FLOPs are estimated from the parameters, since they cannot be counted: %s", error)
                 flops = super().floating_point_ops(inputs)
@@ -203,6 +213,9 @@ class ConceptTrainer(Trainer):
         """As stock, and counted by the throughput meter. CUDA graphs keep their memory until a whole step is done."""
         if self._step_begins:
             torch.compiler.cudagraph_mark_step_begin()
+            if self.combination is not None:
+                # Stock clears the gradients of the model alone.
+                self.combination.zero_grad()
         inputs = self._prepare_inputs(inputs)
         if self._flops_per_position is None:
             self.floating_point_ops(inputs)
@@ -216,6 +229,8 @@ class ConceptTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As stock; the losses of training are joined by their throughput, its end by that of the whole run."""
         if "loss" in logs:
+            steps = self.state.global_step - self._reported_step
+            logs.update({} if self.combination is None else self.combination.report(steps))
             logs.update(self._report())
         elif "train_runtime" in logs:
             self._report()
@@ -242,6 +257,12 @@ class ConceptTrainer(Trainer):
     ) -> torch.Tensor | tuple[torch.Tensor, Any]:
         """As stock; a model that decodes given positions also gets the options of the loss that are set."""
         options = self._loss_options if self._decodes_positions else {}
+        if self.combination is not None:
+            calls = [partial(called, **options) for called in (model, self.model)]
+            totals = self.combination.count([inputs]) if self._totals is None else self._totals
+            batches = self.current_gradient_accumulation_steps
+            loss = self.combination(*calls, inputs, totals, self.state.global_step, batches)
+            return (loss, None) if return_outputs else loss
         return super().compute_loss(model, {**inputs, **options}, return_outputs, num_items_in_batch)
 
     def prediction_step(
@@ -259,6 +280,16 @@ class ConceptTrainer(Trainer):
         with torch.no_grad(), self.compute_loss_context_manager():
             sums = masked_lm_sums(model(**inputs)["logits"], targets)
         return None, sums, sums[:, 2]
+
+    def get_train_dataloader(self) -> DataLoader:
+        """As stock, with the inputs of all objectives in its batches."""
+        masking = self.data_collator
+        if self.combination is not None:
+            self.data_collator = self.combination.collator(self.processing_class, masking)
+        try:
+            return super().get_train_dataloader()
+        finally:
+            self.data_collator = masking
 
     def get_eval_dataloader(self, eval_dataset: str | Dataset | None = None) -> DataLoader:
         """As stock, but whole (`dataloader_drop_last` is for training) and with the same masks every time."""
@@ -280,6 +311,29 @@ class ConceptTrainer(Trainer):
         steps = self.args.max_steps
         num_visits = steps * rows_per_step if steps > 0 else math.ceil(self.args.num_train_epochs * len(dataset))
         return MixtureSampler(dataset, self.args.data_seed_or_seed, num_visits)
+
+    def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
+        """As stock, with a group for the weights that are learned between losses, which do not decay."""
+        is_new = self.optimizer is None
+        optimizer = super().create_optimizer(model)
+        if is_new and self.combination is not None and self.combination.learns:
+            optimizer.add_param_group({"params": list(self.combination.parameters()), "weight_decay": 0.0})
+        return optimizer
+
+    def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor | int | None:
+        if self.combination is not None and batch_samples:
+            self._totals = self.combination.count(batch_samples)
+        return super()._get_num_items_in_batch(batch_samples, device)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self.combination is not None and self.args.should_save:
+            self.combination.save(Path(output_dir))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            load_weighting(self.combination, Path(checkpoint))
+        super()._load_optimizer_and_scheduler(checkpoint)
 
     def _metrics(self, prediction: EvalPrediction) -> dict[str, float]:
         return masked_lm_metrics(prediction, self._eval_sizes)
@@ -306,8 +360,4 @@ class ConceptTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
         super()._save(output_dir, state_dict)
-        # A pickle, with the user's token in it: JSON says the same without.
-        folder = Path(output_dir or self.args.output_dir)
-        if (pickled := folder / TRAINING_ARGS_NAME).exists():
-            pickled.unlink()
-            (folder / "training_args.json").write_text(self.args.to_json_string() + "\n", encoding="utf-8")
+        replace_pickled_arguments(Path(output_dir or self.args.output_dir), self.args)

@@ -314,13 +314,20 @@ def test_deletion_keeps_order_and_special_tokens(tokenizer: PreTrainedTokenizerF
     rows = [make_row(tokenizer, length, seed) for seed, length in enumerate((40, 64, 7))]
     batch = DeletionCollator(tokenizer, rate)(rows)
     special = set(tokenizer.all_special_ids)
-    for row, left, mask, labels in zip(
-        rows, batch["input_ids"], batch["attention_mask"], batch["labels"], strict=True
+    assert batch["document_lengths"].shape == (3, 1)
+    for row, left, count, labels, places in zip(
+        rows,
+        batch["input_ids"],
+        batch["document_lengths"][:, 0].tolist(),
+        batch["labels"],
+        batch["decoded_positions"],
+        strict=True,
     ):
-        whole, kept = row["input_ids"].tolist(), left[mask == 1].tolist()
+        whole, kept = row["input_ids"].tolist(), left[:count].tolist()
         assert labels[: len(whole)].tolist() == whole
         assert labels[len(whole) :].tolist() == [IGNORED_LABEL] * (64 - len(whole))
-        assert left[mask == 0].tolist() == [tokenizer.pad_token_id] * int((mask == 0).sum())
+        assert places.tolist() == [*range(len(whole)), *[-1] * (64 - len(whole))]
+        assert left[count:].tolist() == [tokenizer.pad_token_id] * (len(left) - count)
         words = sum(token not in special for token in whole)
         assert len(whole) - len(kept) == min(max(int(rate * len(whole) + 0.5), 1), words)
         assert [token for token in kept if token in special] == [token for token in whole if token in special]
@@ -354,13 +361,44 @@ def test_deletion_with_a_length_has_the_same_shapes(tokenizer: PreTrainedTokeniz
         batch = collator([make_row(tokenizer, length) for length in lengths])
         assert {name: values.shape for name, values in batch.items()} == {
             "input_ids": (2, 20),
-            "attention_mask": (2, 20),
+            "document_lengths": (2, 1),
             "labels": (2, 50),
+            "decoded_positions": (2, 50),
         }
 
 
-def test_deletion_refuses_packed_rows_and_bad_rates(tokenizer: PreTrainedTokenizerFast) -> None:
-    with pytest.raises(ValueError, match="one document each"):
-        DeletionCollator(tokenizer)([packed_row(tokenizer, (5, 6))])
+def test_deletion_takes_the_documents_of_a_row_apart(tokenizer: PreTrainedTokenizerFast) -> None:
+    rows = [packed_row(tokenizer, lengths) for lengths in ((12, 5, 20), (30,))]
+    batch = DeletionCollator(tokenizer, max_documents=4)(rows)
+    special = set(tokenizer.all_special_ids)
+    for index, row in enumerate(rows):
+        begin, lengths = 0, row["document_lengths"]
+        kept = batch["input_ids"][index].split(
+            [
+                *batch["document_lengths"][index].tolist(),
+                len(batch["input_ids"][index]) - int(batch["document_lengths"][index].sum()),
+            ]
+        )
+        for number, length in enumerate(lengths):
+            places = slice(begin, begin + length)
+            whole = batch["labels"][index, places].tolist()
+            assert whole == row["input_ids"][places].tolist()
+            assert batch["decoded_positions"][index, places].tolist() == list(range(length))
+            assert batch["decoded_documents"][index, places].tolist() == [number] * length
+            assert [token for token in kept[number].tolist() if token in special] == [
+                token for token in whole if token in special
+            ]
+            remaining = iter(whole)
+            assert all(token in remaining for token in kept[number].tolist())
+            begin += length
+        assert batch["document_lengths"][index, len(lengths) :].sum() == 0
+        assert set(batch["decoded_positions"][index, begin:].tolist()) <= {-1}
+
+
+def test_deletion_refuses_documents_that_it_would_empty_and_bad_rates(tokenizer: PreTrainedTokenizerFast) -> None:
+    with pytest.raises(ValueError, match="would lose all of its tokens: lower deletion_probability"):
+        DeletionCollator(tokenizer)([{"input_ids": np.array([100]), "epoch": 0}])
     with pytest.raises(ValueError, match="deletion_probability must lie between 0 and 1"):
         DeletionCollator(tokenizer, 1.0)
+    with pytest.raises(ValueError, match="3 documents; max_documents is 2"):
+        DeletionCollator(tokenizer, max_documents=2)([packed_row(tokenizer, (5, 6, 7))])
