@@ -69,7 +69,7 @@ def build_model(args: ModelArguments, config: PreTrainedConfig, tokenizer: PreTr
         ValueError: if weights are damaged, or a checkpoint and the tokenizer disagree about the mask token.
     """
     if not args.model_name_or_path:
-        _fit_config(args, config, tokenizer)
+        fit_config(args, config, tokenizer)
         options = {"trust_remote_code": args.trust_remote_code, "attn_implementation": args.attn_implementation}
         model = AutoModelForMaskedLM.from_config(config, dtype=args.dtype, **options)
     else:
@@ -154,7 +154,8 @@ def _override_names(overrides: str | None) -> list[str]:
     return [item.split("=")[0] for item in overrides.split(",")] if overrides else []
 
 
-def _fit_config(args: ModelArguments, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+def fit_config(args: ModelArguments, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Give the configuration of a new model the tokenizer's vocabulary and special ids, in place."""
     if not args.config_name and "vocab_size" not in _override_names(args.config_overrides):
         config.vocab_size = len(tokenizer)
     for name in SPECIAL_IDS:

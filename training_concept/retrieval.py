@@ -3,7 +3,7 @@
 """
 Fine-tune an encoder to find the passages that answer queries, and score it on others.
 
-    accelerate launch -m training_concept.retrieval recipes/retrieval.yaml --model_name_or_path outputs/nano \
+    accelerate launch -m training_concept.retrieval recipes/retrieval/pairs.yaml --model_name_or_path outputs/nano \
         --train_file train.jsonl --validation_file test.jsonl --output_dir outputs/retrieval
     python -m training_concept.retrieval --model_name_or_path outputs/nano --train_file train.jsonl \
         --validation_file test.jsonl --output_dir outputs/retrieval --do_train --do_eval --late_interaction

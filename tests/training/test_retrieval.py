@@ -233,5 +233,5 @@ def test_bad_rows_are_named(start, tmp_path, capsys, line, problem):
 
 def test_the_recipe_trains(start, tmp_path):
     given = [flag for flag in arguments(start, tmp_path) if not flag.startswith(("--do_", "--learning_rate"))]
-    systems = main([str(ROOT / "recipes" / "retrieval.yaml"), *given, "--report_to", "none"])
+    systems = main([str(ROOT / "recipes" / "retrieval" / "pairs.yaml"), *given, "--report_to", "none"])
     assert list(systems) == ["BM25", "random weights", "before", "this model"]

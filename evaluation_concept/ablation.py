@@ -1,0 +1,210 @@
+# Copyright 2026 The Concept Encoder authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What masked-language-model loss rises to when concepts are taken away: single ones, random shares, all of them."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch import nn
+from transformers import PreTrainedModel
+
+from evaluation_concept.baselines import IGNORED_LABEL, TokenStatistics, unigram_baseline
+from evaluation_concept.states import num_free_concepts
+
+SHARES = (0.1, 0.25, 0.5, 0.75, 0.9)
+# Slots that are taken away one at a time, and documents' own spans that lose theirs.
+MOST_SLOTS, SPAN_DRAWS = 16, 4
+
+Batch = Mapping[str, torch.Tensor]
+# From the mask of concepts in use, bool `[B, C]`, to the one of concepts that are kept.
+Keep = Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class SlotAblation:
+    """
+    Masked-LM losses in nats per masked token.
+
+    Attributes:
+        full: nothing is taken away.
+        without_share: by share of each document's concepts, drawn at random, that the decoder does not see.
+        without_slot: by slot, without this one in all documents: each free concept or, of a table, some slots.
+        own_span: on the masked tokens of some spans only.
+        own_span_without: the same without the concept of the span; `None`, as `own_span`, if no concept has one.
+        without_concepts: the decoder sees no concept; in the hybrid family it still has the token window, with what
+            concepts have written back to it.
+        tokens_alone: nor was anything written back: all that is left is local. In the bottleneck family nothing is.
+        unigram: the answer is always the frequency of words in the very text that is scored.
+        num_tokens: masked tokens that were scored.
+    """
+
+    full: float
+    without_share: dict[float, float]
+    without_slot: dict[int, float]
+    own_span: float | None
+    own_span_without: float | None
+    without_concepts: float
+    tokens_alone: float
+    unigram: float
+    num_tokens: int
+
+
+class Mean:
+    """A mean of means, each over a number of items."""
+
+    def __init__(self) -> None:
+        self.total, self.count = 0.0, 0
+
+    def add(self, mean: float, count: int) -> None:
+        self.total, self.count = self.total + mean * count, self.count + count
+
+    @property
+    def value(self) -> float | None:
+        return self.total / self.count if self.count else None
+
+
+@torch.no_grad()
+def ablate_slots(
+    model: PreTrainedModel, batches: Sequence[Batch], special_token_ids: Sequence[int], seed: int = 0
+) -> SlotAblation:
+    """
+    Score masked tokens again and again, with fewer concepts each time.
+
+    Args:
+        model: a masked language model.
+        batches: `input_ids`, `labels`, `masked_positions` and maybe `attention_mask`, one document a row.
+        special_token_ids: of the tokenizer; they are not counted for the unigram.
+
+    Raises:
+        ValueError: no masked position in any batch.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    keeps: dict[Any, Keep] = {"full": lambda mask: mask, "none": torch.zeros_like}
+    keeps |= {share: _random_share(share, generator) for share in SHARES}
+    keeps |= {("slot", slot): _all_but(slot) for slot in _named_slots(model.config)}
+    means = {name: Mean() for name in (*keeps, "own span", "own span without", "tokens alone")}
+    for batch in (_on_device(batch, model.device) for batch in batches):
+        outputs = _encode(model, batch)
+        for name, keep in keeps.items():
+            means[name].add(*_loss(model, batch, outputs, keep))
+        for keep, labels in _span_removals(model.config, batch, outputs.concept_mask.bool(), generator):
+            means["own span"].add(*_loss(model, batch, outputs, keeps["full"], labels))
+            means["own span without"].add(*_loss(model, batch, outputs, keep, labels))
+        with nothing_written_back(model.base_model):
+            means["tokens alone"].add(*_loss(model, batch, _encode(model, batch), keeps["none"]))
+    if means["full"].value is None:
+        raise ValueError("No batch has a masked position to score.")
+    values: dict[Any, Any] = {name: mean.value for name, mean in means.items()}
+    return SlotAblation(
+        full=values["full"],
+        without_share={share: values[share] for share in SHARES},
+        without_slot={slot: values["slot", slot] for slot in _named_slots(model.config)},
+        own_span=values["own span"],
+        own_span_without=values["own span without"],
+        without_concepts=values["none"],
+        tokens_alone=values["tokens alone"],
+        unigram=unigram_loss(batches, model.config.vocab_size, special_token_ids),
+        num_tokens=means["full"].count,
+    )
+
+
+def unigram_loss(batches: Iterable[Batch], vocab_size: int, special_token_ids: Sequence[int]) -> float:
+    """Loss of the word frequencies of these very batches, masked words included, add-one smoothed."""
+    batches = list(batches)
+    whole = [torch.where(batch["labels"] == IGNORED_LABEL, batch["input_ids"], batch["labels"]) for batch in batches]
+    rows = Dataset.from_dict({"input_ids": [row.tolist() for ids in whole for row in ids]})
+    return unigram_baseline(TokenStatistics.from_chunks(rows, vocab_size, special_token_ids), batches).loss
+
+
+@contextmanager
+def nothing_written_back(encoder: nn.Module) -> Iterator[None]:
+    """Let no token of `encoder` see a concept."""
+    handles = [write.register_forward_hook(lambda module, states, output: states[0]) for write in encoder.writes]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def _answering(encoder: nn.Module, outputs: Any) -> Iterator[None]:
+    """Let `encoder` give `outputs` whatever it is asked, so that only what lies behind it is computed."""
+    encoder.forward = lambda *args, **kwargs: outputs
+    try:
+        yield
+    finally:
+        del encoder.forward
+
+
+def _on_device(batch: Batch, device: torch.device) -> Batch:
+    return {name: values.to(device) for name, values in batch.items()}
+
+
+def _encode(model: PreTrainedModel, batch: Batch) -> Any:
+    inputs = {name: values for name, values in batch.items() if name != "labels"}
+    return model.base_model(**inputs, output_token_states=True)
+
+
+def _loss(
+    model: PreTrainedModel, batch: Batch, outputs: Any, keep: Keep, labels: torch.Tensor | None = None
+) -> tuple[float, int]:
+    """Mean loss of a batch and number of its labels (or of those given), with the concepts of `keep` alone."""
+    labels = batch["labels"] if labels is None else labels
+    kept = keep(outputs.concept_mask.bool())
+    states = outputs.last_hidden_state * kept.unsqueeze(2)
+    fewer = type(outputs)(**(dict(outputs) | {"last_hidden_state": states, "concept_mask": kept.long()}))
+    with _answering(model.base_model, fewer):
+        # Told of a share, the decoder goes by the mask, although no row may have unused concepts.
+        loss = model(**(dict(batch) | {"labels": labels}), kept_concepts=1.0).loss
+    return float(loss), int((labels != IGNORED_LABEL).sum())
+
+
+def _random_share(share: float, generator: torch.Generator) -> Keep:
+    """Without a share of each document's concepts, rounded down and at least one."""
+
+    def keep(mask: torch.Tensor) -> torch.Tensor:
+        drawn = torch.rand(mask.shape, generator=generator).to(mask.device).masked_fill(~mask, 2)
+        removed = (share * mask.sum(dim=1, keepdim=True)).long().clamp(min=1)
+        return mask & (drawn.argsort(dim=1).argsort(dim=1) >= removed)
+
+    return keep
+
+
+def _all_but(slot: int) -> Keep:
+    return lambda mask: mask & (torch.arange(mask.shape[1], device=mask.device) != slot)
+
+
+def _all_outside(gone: torch.Tensor) -> Keep:
+    return lambda mask: mask & ~gone
+
+
+def _named_slots(config: Any) -> list[int]:
+    """Slots that are the same in every document: free ones, or some of a table, spread evenly."""
+    free = num_free_concepts(config)
+    if free is not None:
+        return list(range(free))
+    return np.linspace(0, config.num_concepts - 1, min(MOST_SLOTS, config.num_concepts), dtype=int).tolist()
+
+
+def _span_removals(
+    config: Any, batch: Batch, mask: torch.Tensor, generator: torch.Generator
+) -> Iterator[tuple[Keep, torch.Tensor]]:
+    """Each time one anchored concept of every row, drawn at random, is taken away; with the labels of its span."""
+    free = num_free_concepts(config)
+    if free is None:
+        return
+    labels = batch["labels"]
+    lengths = batch.get("attention_mask", torch.ones_like(labels)).sum(dim=1, keepdim=True)
+    spans = mask.sum(dim=1, keepdim=True) - free
+    places = torch.arange(labels.shape[1], device=labels.device) * spans // lengths
+    for _ in range(SPAN_DRAWS):
+        drawn = torch.rand(spans.shape, generator=generator).to(spans.device)
+        span = (drawn * spans).long()
+        gone = torch.zeros_like(mask).scatter(1, span + free, True)
+        yield _all_outside(gone), labels.masked_fill(places != span, IGNORED_LABEL)

@@ -1,0 +1,244 @@
+# Copyright 2026 The Concept Encoder authors.
+# SPDX-License-Identifier: Apache-2.0
+"""
+Fine-tune on long documents and score by each task's own metric: a concept encoder or any other encoder.
+
+    python run_long_context.py --model_name_or_path outputs/mini --package_dir data/packages \
+        --task_name sotu_eras brown_genres --max_seq_length 16384 --seeds 1 2 3 --do_train --do_eval \
+        --gradient_checkpointing --output_dir outputs/mini_long
+    python run_long_context.py --model_name_or_path outputs/mini --task_name scrolls --data_dir data/benchmarks \
+        --do_train --do_eval --do_predict --output_dir outputs/mini_scrolls
+    python run_long_context.py --model_name_or_path outputs/mini --task_name ruler --max_seq_length 16384 \
+        --length_curriculum 1024 4096 --compare concept_ratio=8 concept_ratio=16 --do_train --do_eval ...
+
+`python run_long_context.py --help` lists every setting, docs/long_context.md every task. Beside a score stand those of
+the same training on the first 512 tokens, of a bag of words and of the most frequent answer. Started again, a run does
+what is left of it. Without --do_train the checkpoint is scored as it is.
+"""
+
+import logging
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import datasets
+import transformers
+from transformers import PreTrainedTokenizerBase
+
+from evaluation_concept.errors import exit_code
+from evaluation_concept.long_context.baselines import FIRST_TOKENS
+from evaluation_concept.long_context.registry import find_tasks
+from evaluation_concept.long_context.tasks import (
+    CLASSIFICATION,
+    GENERATIVE,
+    Examples,
+    Generator,
+    Sources,
+    Task,
+    label_names,
+)
+from modeling_concept import register_auto_classes
+from training_concept.arguments import parse_dataclasses
+from training_concept.finetuning.arguments import ClassifierArguments, FineTuningArguments
+from training_concept.long_context.arguments import LongContextArguments
+from training_concept.long_context.comparison import compare_runs, write_comparison
+from training_concept.long_context.experiment import (
+    FIRST,
+    MODEL,
+    Outcome,
+    Part,
+    Plan,
+    Stage,
+    run_baselines,
+    run_generator,
+    run_model,
+    split_parts,
+)
+from training_concept.long_context.results import RESULTS_FILE, read_results, task_results, write_outcome, write_run
+from training_concept.long_context.setup import (
+    export_texts,
+    make_sources,
+    make_tuner,
+    task_tokenizer,
+    with_overrides,
+)
+
+CELLS_FOLDER, MODELS_FOLDER, COMPARE_FOLDER = "cells", "models", "compare"
+NO_GENERATOR = "its answers are written, for which there is no generator"
+
+
+@dataclass
+class Run:
+    """What all tasks of a run share."""
+
+    model_args: ClassifierArguments
+    options: LongContextArguments
+    training_args: FineTuningArguments
+    sources: Sources
+    folder: Path
+    baselines: dict[str, dict] = field(default_factory=dict)
+
+
+def main(arguments: Sequence[str], generator: Generator | None = None) -> dict[str, Any]:
+    """
+    Run the script with command-line `arguments`.
+
+    Args:
+        arguments: see --help.
+        generator: writes the answers of tasks that no encoder alone can do, which are not run without.
+
+    Returns:
+        What results.json holds, of a comparison what comparison.json does.
+
+    Raises:
+        ValueError, OSError, ImportError: for what its user can put right; nothing is lost then.
+    """
+    kinds = ClassifierArguments, LongContextArguments, FineTuningArguments
+    model_args, options, training_args = parse_dataclasses(arguments, *kinds)
+    _set_up_logging(training_args)
+    register_auto_classes()
+    run = Run(model_args, options, training_args, make_sources(options, model_args), Path(training_args.output_dir))
+    tasks = find_tasks(options.task_name)
+    if options.export_texts:
+        return export_texts(tasks, run.sources, model_args, options)
+    _check(tasks, options, training_args)
+    _claim(run)
+    others = {Path(other).name: read_results(Path(other)) for other in options.compare_with or []}
+    if not options.compare and not others:
+        return _run_tasks(run, tasks, generator)
+    contents = {}
+    for overrides in options.compare or [None]:
+        variant = run
+        if overrides:
+            changed = with_overrides(model_args, overrides)
+            variant = replace(run, model_args=changed, folder=run.folder / COMPARE_FOLDER / overrides)
+        contents[overrides or run.folder.name] = _run_tasks(variant, tasks, generator)
+    compared = compare_runs(contents | others)
+    if training_args.process_index == 0:
+        print(f"\n{write_comparison(run.folder, compared)}", flush=True)
+    return compared
+
+
+def _set_up_logging(training_args: FineTuningArguments) -> None:
+    level = training_args.get_process_log_level()
+    logging.basicConfig()
+    logging.getLogger("training_concept").setLevel(level)
+    for library in (datasets, transformers):
+        library.utils.logging.set_verbosity(level)
+
+
+def _check(tasks: Sequence[Task], options: LongContextArguments, args: FineTuningArguments) -> None:
+    if not args.do_eval:
+        raise ValueError("Nothing to do: ask for --do_eval, and for --do_train, --do_predict or both beside it.")
+    if args.eval_strategy != "no":
+        raise ValueError("--eval_strategy: what is scored is scored once, at the end; leave it at no.")
+    if args.push_to_hub:
+        raise ValueError("--push_to_hub: this script measures; models are uploaded from their folders.")
+    if not args.do_train and (options.length_curriculum or options.compare):
+        raise ValueError("--length_curriculum and --compare train models: they go with --do_train.")
+    if not args.do_train and (folded := [task.name for task in tasks if task.folds and task.kind != GENERATIVE]):
+        raise ValueError(f"{folded[0]} is cross-validated, which trains a model for each fold: ask for --do_train.")
+
+
+def _claim(run: Run) -> None:
+    """Take the output folder if it is empty or holds a run of this script, which goes on unless to be repeated."""
+    known = (CELLS_FOLDER, COMPARE_FOLDER, RESULTS_FILE)
+    if run.folder.is_dir() and any(run.folder.iterdir()) and not any((run.folder / name).exists() for name in known):
+        raise ValueError(f"{run.folder} is not empty and holds no run of this script. Choose another --output_dir.")
+    if run.training_args.overwrite_output_dir and run.training_args.process_index == 0:
+        for stale in (CELLS_FOLDER, COMPARE_FOLDER, MODELS_FOLDER, "predictions", "submission"):
+            shutil.rmtree(run.folder / stale, ignore_errors=True)
+
+
+def _run_tasks(run: Run, tasks: Sequence[Task], generator: Generator | None) -> dict[str, Any]:
+    """All tasks with one model; results are written after every one, so that what is there can be looked at."""
+    content: dict[str, Any] = {
+        "model": run.model_args.model_name_or_path or run.model_args.preset or run.model_args.model_type,
+        "config_overrides": run.model_args.config_overrides,
+        "max_seq_length": run.options.max_seq_length,
+        "length_curriculum": run.options.length_curriculum or [],
+        "seeds": run.options.seeds or [run.training_args.seed],
+        "trained": run.training_args.do_train,
+        "tasks": {},
+        "not_run": {},
+    }
+    table = ""
+    for task in tasks:
+        if task.kind == GENERATIVE and generator is None:
+            content["not_run"][task.name] = NO_GENERATOR
+            continue
+        outcome = _generate(run, task, generator) if task.kind == GENERATIVE else _run_task(run, task)
+        content["tasks"][task.name] = task_results(outcome)
+        if run.training_args.process_index == 0:
+            write_outcome(run.folder, outcome)
+            table = write_run(run.folder, content)
+    if run.training_args.process_index == 0:
+        print(f"\n{table or write_run(run.folder, content)}", flush=True)
+    return content
+
+
+def _generate(run: Run, task: Task, generator: Generator | None) -> Outcome:
+    assert generator is not None
+    examples = task.load(run.sources)
+    scored = list(examples[task.scored])[: run.options.max_eval_samples]
+    return run_generator(task, generator, scored, _hidden(run, task, examples))
+
+
+def _run_task(run: Run, task: Task) -> Outcome:
+    tokenizer = task_tokenizer(task, run.sources, run.model_args, run.options)
+    lengths = [*(run.options.length_curriculum or []), run.options.max_seq_length]
+    sources = [replace(run.sources, length=length, tokenizer=tokenizer) for length in lengths]
+    examples = task.load(sources[-1])
+    loaded = [task.load(each) if task.generated else examples for each in sources[:-1]] + [examples]
+    parts = [_parts(run, task, each) for each in loaded]
+    plan = _plan(run, task, examples)
+    outcome = Outcome(task, [example for part in parts[-1] for example in part.scored])
+    outcome.trained_on = [len(part.train) for part in parts[-1]] if plan.train else []
+    settings = run.options, run.training_args, tokenizer
+    stages = [
+        Stage(length, make_tuner(task, run.model_args, *settings, length), some)
+        for length, some in zip(lengths, parts, strict=True)
+    ]
+    run_model(task, stages, plan, MODEL, outcome)
+    if run.options.first_tokens_ablation and plan.train and lengths[-1] > FIRST_TOKENS:
+        first = Stage(FIRST_TOKENS, make_tuner(task, run.model_args, *settings, FIRST_TOKENS), parts[-1])
+        run_model(task, [first], replace(plan, hidden=(), keep=None), FIRST, outcome)
+    if run.options.baselines and plan.train:
+        outcome.predictions |= _baselines(run, task, parts[-1], tokenizer)
+    return outcome
+
+
+def _parts(run: Run, task: Task, examples: Examples) -> list[Part]:
+    return split_parts(task, examples, run.options.max_train_samples, run.options.max_eval_samples)
+
+
+def _plan(run: Run, task: Task, examples: Examples) -> Plan:
+    return Plan(
+        label_names(task, examples) if task.kind == CLASSIFICATION else (),
+        run.folder / CELLS_FOLDER / task.name,
+        run.options.seeds or [run.training_args.seed],
+        train=run.training_args.do_train,
+        hidden=_hidden(run, task, examples),
+        keep=run.folder / MODELS_FOLDER / task.name,
+    )
+
+
+def _hidden(run: Run, task: Task, examples: Examples) -> list:
+    """What predictions are wanted for besides the scored examples: a test split whose answers are hidden."""
+    return (
+        list(examples.get("test", ())) if run.training_args.do_predict and task.scored not in ("test", "all") else []
+    )
+
+
+def _baselines(run: Run, task: Task, parts: Sequence[Part], tokenizer: PreTrainedTokenizerBase) -> Mapping[str, list]:
+    """Once for all configurations that are compared."""
+    if task.name not in run.baselines:
+        run.baselines[task.name] = run_baselines(task, parts, tokenizer)
+    return run.baselines[task.name]
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(main, sys.argv[1:]))

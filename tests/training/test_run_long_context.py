@@ -1,0 +1,426 @@
+# Copyright 2026 The Concept Encoder authors.
+# SPDX-License-Identifier: Apache-2.0
+"""`run_long_context.py` from settings to results: every kind of task, what continues a run, comparisons, errors."""
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import BertConfig, BertModel
+
+import run_long_context
+import run_mlm
+from evaluation_concept.errors import exit_code
+from evaluation_concept.long_context.registry import TASKS, find_tasks
+from evaluation_concept.long_context.ruler import ADJECTIVES, NOISE, NOUNS, VALUES
+from evaluation_concept.long_context.tasks import Example
+from tests.training.tiny_glue import tiny_bert, write_checkpoint
+from tests.training.tiny_long import (
+    CHOICES,
+    arguments,
+    longbench_row,
+    passage,
+    write_longbench,
+    write_scrolls,
+    write_speeches,
+)
+from tests.training.tiny_trainer import build
+from training_concept.arguments import parse_arguments, parse_dataclasses
+from training_concept.finetuning.arguments import ClassifierArguments, FineTuningArguments
+from training_concept.finetuning.trainer import FineTuningTrainer
+from training_concept.long_context.arguments import LongContextArguments
+from training_concept.long_context.positions import (
+    answer_loss,
+    best_answers,
+    selection_loss,
+    single_selection_loss,
+)
+from training_concept.tokenization import train_tokenizer
+
+SCROLLS = ("contract_nli", "quality", "qasper", "narrative_qa", "gov_report", "summ_screen_fd", "qmsum")
+ROOT = Path(__file__).parents[2]
+KINDS = (ClassifierArguments, LongContextArguments, FineTuningArguments)
+FEW = {"generated_sizes": [8, 2, 4]}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("checkpoint"))
+
+
+@pytest.fixture(scope="module")
+def benchmarks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_scrolls(tmp_path_factory.mktemp("benchmarks"), SCROLLS)
+
+
+def run(model: Path | str, output: Path, generator: Any = None, **changes: Any) -> dict[str, Any]:
+    return run_long_context.main(arguments(model, output, **changes), generator)
+
+
+def count_trainings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Fill the list that is returned with the folders of what is trained."""
+    trained: list[str] = []
+    train = FineTuningTrainer.train
+
+    def counted(self: FineTuningTrainer, *args: Any, **kwargs: Any) -> Any:
+        trained.append(self.args.output_dir)
+        return train(self, *args, **kwargs)
+
+    monkeypatch.setattr(FineTuningTrainer, "train", counted)
+    return trained
+
+
+@pytest.fixture(scope="module")
+def scrolls(checkpoint: Path, benchmarks: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
+    output = tmp_path_factory.mktemp("runs") / "scrolls"
+    return output, run(checkpoint, output, task_name=["scrolls"], data_dir=benchmarks, do_predict=True)
+
+
+def test_all_of_scrolls_runs_from_one_command(scrolls):
+    output, results = scrolls
+    assert {name.removeprefix("scrolls_") for name in results["tasks"]} == {
+        *("contract_nli", "quality", "qasper", "narrative_qa"),
+    }
+    assert {name.removeprefix("scrolls_") for name in results["not_run"]} == {"gov_report", "summ_screen_fd", "qmsum"}
+    for task in results["tasks"].values():
+        assert task["examples"] == 6
+        assert "validation is scored" in task["note"]
+        assert task["facts"]["seconds_per_document"] > 0
+    assert json.loads((output / "results.json").read_text()) == json.loads(json.dumps(results))
+    assert "Not run: scrolls_qmsum" in (output / "results.md").read_text()
+
+
+def test_the_leaderboard_gets_one_file_of_all_tasks(scrolls):
+    output, _ = scrolls
+    with (output / "submission" / "scrolls_predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["Task", "ID", "Prediction"]
+    found: dict[str, list] = {}
+    for row in rows:
+        found.setdefault(row["Task"], []).append(row["Prediction"])
+    assert set(found) == {"contract_nli", "quality", "qasper", "narrative_qa"}
+    assert all(len(answers) == 6 for answers in found.values())
+    assert set(found["quality"]) <= set(CHOICES)
+    texts = " ".join(passage(f"test {row}") + f" the needle text {passage(f'test {row}b')}" for row in range(6))
+    assert all(answer and answer in texts for answer in found["narrative_qa"])
+    assert {row["ID"] for row in rows} == {f"test{row}" for row in range(6)}
+
+
+def test_scores_are_those_of_the_predictions_that_are_kept(scrolls):
+    output, results = scrolls
+    kept = json.loads((output / "predictions" / "scrolls_contract_nli.json").read_text())
+    right = [("Not mentioned", "Entailment", "Contradiction")[row % 3] for row in range(6)]
+    (answers,) = kept["model"]
+    hits = [answers[f"validation{row}"] == right[row] for row in range(6)]
+    systems = results["tasks"]["scrolls_contract_nli"]["systems"]
+    assert systems["model"]["scores"] == [pytest.approx(100 * sum(hits) / 6)]
+    assert {"majority", "bag_of_words", "bag_of_words_first_512"} <= set(systems)
+
+
+def test_written_answers_are_taken_from_a_generator(tmp_path, checkpoint, benchmarks):
+    def generator(examples: Sequence[Example]) -> list[str]:
+        return ["the needle text" for _ in examples]
+
+    pytest.importorskip("rouge_score")
+    settings = {"task_name": ["scrolls_gov_report"], "data_dir": benchmarks, "do_predict": True}
+    results = run(checkpoint, tmp_path / "out", generator, **settings)
+    assert results["tasks"]["scrolls_gov_report"]["systems"]["generator"]["mean"] == pytest.approx(100)
+    assert (tmp_path / "out" / "submission" / "scrolls" / "gov_report.json").is_file()
+
+
+def test_folds_seeds_and_the_first_512_tokens(tmp_path, checkpoint, monkeypatch):
+    """A cross-validated task scores each document once for each seed; what is finished is not run again."""
+    trained = count_trainings(monkeypatch)
+    in_two_folds(monkeypatch, "sotu_eras")
+    # Short, to be quick.
+    monkeypatch.setattr(run_long_context, "FIRST_TOKENS", 48)
+    packages = write_speeches(tmp_path / "packages")
+    settings = {"task_name": ["sotu_eras"], "package_dir": packages, "max_steps": 1}
+    results = run(checkpoint, tmp_path / "out", seeds=[1, 2], **settings)
+    task = results["tasks"]["sotu_eras"]
+    assert task["examples"] == 20
+    assert len(task["trained_on"]) == 2
+    assert task["systems"]["model"]["runs"] == task["systems"]["first_512"]["runs"] == 2
+    gain = task["systems"]["model"]["mean"] - task["systems"]["first_512"]["mean"]
+    assert task["gain_over_first_tokens"] == pytest.approx(gain)
+    assert len(trained) == 2 * 2 * 2
+    kept = json.loads((tmp_path / "out" / "predictions" / "sotu_eras.json").read_text())
+    assert all(len(answers) == 20 for runs in kept.values() for answers in runs)
+    again = run(checkpoint, tmp_path / "out", seeds=[1, 2], **settings)
+    assert len(trained) == 2 * 2 * 2
+    assert again == results
+
+
+def test_a_run_that_broke_off_does_what_is_left(tmp_path, checkpoint, benchmarks, monkeypatch):
+    settings = {"task_name": ["scrolls_contract_nli"], "data_dir": benchmarks}
+    whole = run(checkpoint, tmp_path / "whole", max_steps=4, **settings)
+    step = FineTuningTrainer.training_step
+
+    def breaks(self: FineTuningTrainer, *args: Any, **kwargs: Any) -> Any:
+        if self.state.global_step == 3:
+            raise KeyboardInterrupt
+        return step(self, *args, **kwargs)
+
+    saving = settings | {"max_steps": 4, "save_strategy": "steps", "save_steps": 2}
+    with monkeypatch.context() as patch:
+        patch.setattr(FineTuningTrainer, "training_step", breaks)
+        with pytest.raises(KeyboardInterrupt):
+            run(checkpoint, tmp_path / "out", **saving)
+    resumed = run(checkpoint, tmp_path / "out", **saving)
+    name = "scrolls_contract_nli"
+    assert resumed["tasks"][name]["systems"] == whole["tasks"][name]["systems"]
+    assert resumed["tasks"][name]["facts"]["train_loss"] != whole["tasks"][name]["facts"]["train_loss"]
+
+
+def test_the_trained_model_scores_the_same_without_training(tmp_path, checkpoint, benchmarks):
+    for name in ("scrolls_contract_nli", "scrolls_narrative_qa"):
+        settings = {"task_name": [name], "data_dir": benchmarks}
+        trained = run(checkpoint, tmp_path / name, **settings)
+        model = tmp_path / name / "models" / name
+        scored = run(model, tmp_path / f"{name} scored", do_train=None, **settings)
+        assert scored["tasks"][name]["systems"]["model"] == trained["tasks"][name]["systems"]["model"]
+
+
+@pytest.mark.parametrize("task", ["ruler_needle", "ruler_multi_key", "ruler_variable_tracking", "ruler_common_words"])
+@pytest.mark.parametrize("kind", ["concept", "bert"])
+def test_generated_tasks_run_with_any_model(tmp_path, task, kind):
+    model = write_reader(tmp_path / "model", kind)
+    results = run(model, tmp_path / "out", task_name=[task], max_seq_length=512, max_steps=1, **FEW)
+    assert results["tasks"][task]["examples"] == 4
+    assert {"model", "majority"} <= set(results["tasks"][task]["systems"])
+
+
+def write_reader(folder: Path, kind: str = "concept") -> Path:
+    """A checkpoint whose tokenizer knows the words of the generated tasks."""
+    texts = [*NOISE, *(f" {word}" for word in (*ADJECTIVES, *NOUNS, *VALUES)), " . the a and of VAR"] * 3
+    tokenizer = train_tokenizer(texts, 800)
+    if kind == "bert":
+        widths = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+        BertModel(BertConfig(vocab_size=800, max_position_embeddings=512, **widths)).save_pretrained(folder)
+    else:
+        build(vocab_size=800).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def in_two_folds(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Cross-validate a task in two folds."""
+    monkeypatch.setitem(TASKS, name, replace(TASKS[name], folds=2))
+
+
+def test_a_selection_is_learned(tmp_path, checkpoint, monkeypatch):
+    """Which of two paragraphs is asked for, which a head on the wrong tokens could not tell."""
+    in_two_folds(monkeypatch, "longbench_passage_retrieval_en")
+    rows = [
+        longbench_row(
+            row,
+            context=f"Paragraph 1: {passage(row, 4)}\n\nParagraph 2: letters {passage(row, 4)}",
+            answers=[f"Paragraph {1 + row % 2}"],
+            input=("a little", "more of it")[row % 2],
+        )
+        for row in range(10)
+    ]
+    folder = write_longbench(tmp_path, "passage_retrieval_en", rows)
+    settings = {"task_name": ["longbench_passage_retrieval_en"], "data_dir": folder}
+    results = run(checkpoint, tmp_path / "out", max_steps=20, learning_rate=1e-2, **settings)
+    task = results["tasks"]["longbench_passage_retrieval_en"]
+    assert task["systems"]["model"]["mean"] == 100
+    assert "not comparable with zero-shot" in task["note"]
+    path = tmp_path / "out" / "submission" / "longbench" / "passage_retrieval_en.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert {line["_id"]: line["pred"] for line in lines} == {row["_id"]: row["answers"][0] for row in rows}
+    assert set(lines[0]) == {"_id", "pred", "answers", "all_classes"}
+
+
+def test_lengths_are_trained_in_turn(tmp_path, monkeypatch):
+    """Each from the model of the one before, with documents of its own length, also for a new model."""
+    trained = count_trainings(monkeypatch)
+    new = {"model_name_or_path": None, "preset": "nano", "tokenizer_name": write_reader(tmp_path / "reader")}
+    widths = "hidden_size=32,num_hidden_layers=2,num_attention_heads=2,local_attention=16"
+    settings = {"task_name": ["ruler_needle"], "max_seq_length": 256, "length_curriculum": [64, 128], **FEW}
+    run("", tmp_path / "out", config_overrides=widths, max_steps=1, **new, **settings)
+    assert [Path(folder).name for folder in trained] == ["length-64", "length-128", "length-256"]
+    cells = tmp_path / "out" / "cells" / "ruler_needle" / "model" / "seed-42"
+    records = [json.loads((cells / f"length-{n}" / "run.json").read_text())["description"] for n in (64, 128, 256)]
+    assert records[0]["model"] is None
+    assert [Path(record["model"]).parent.name for record in records[1:]] == ["length-64", "length-128"]
+    assert len({record["train"] for record in records}) == 3
+    assert records[0]["configuration"]["hidden_size"] == 32
+
+
+def test_configurations_and_other_runs_are_compared(tmp_path, checkpoint, benchmarks):
+    settings = {"task_name": ["scrolls_contract_nli"], "data_dir": benchmarks}
+    control = write_checkpoint(tmp_path / "bert", tiny_bert())
+    run(control, tmp_path / "control", **settings)
+    ratios = ["concept_ratio=4", "concept_ratio=16"]
+    compared = run(checkpoint, tmp_path / "out", compare=ratios, compare_with=[tmp_path / "control"], **settings)
+    rows = compared["tasks"]["scrolls_contract_nli"]
+    assert list(rows) == [*ratios, "control"]
+    assert all(row["seconds_per_document"] > 0 and row["score"]["runs"] == 1 for row in rows.values())
+    assert json.loads((tmp_path / "out" / "comparison.json").read_text()) == compared
+    assert (tmp_path / "out" / "comparison.md").read_text().count("| scrolls_contract_nli |") == 3
+    assert (tmp_path / "out" / "comparison.png").read_bytes().startswith(b"\x89PNG")
+    cell = "cells/scrolls_contract_nli/model/seed-42/run.json"
+    for ratio in (4, 16):
+        record = json.loads((tmp_path / "out" / "compare" / f"concept_ratio={ratio}" / cell).read_text())
+        assert record["description"]["configuration"].get("concept_ratio", 16) == ratio
+
+
+def test_long_documents_train_with_gradient_checkpointing(tmp_path, checkpoint, benchmarks):
+    settings = {"task_name": ["scrolls_contract_nli"], "data_dir": benchmarks}
+    results = [
+        run(checkpoint, tmp_path / str(flag), gradient_checkpointing=flag, **settings)["tasks"]
+        for flag in (True, False)
+    ]
+    losses = [task["scrolls_contract_nli"]["facts"]["train_loss"] for task in results]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+
+
+def test_listops_learns_from_scratch_with_its_own_tokenizer(tmp_path):
+    new = {"model_name_or_path": None, "preset": "nano", "tokenizer_name": "task"}
+    widths = "hidden_size=32,num_hidden_layers=2,num_attention_heads=2,local_attention=16"
+    settings = {"task_name": ["lra_listops"], "max_seq_length": 128, "first_tokens_ablation": False}
+    results = run("", tmp_path / "out", config_overrides=widths, **new, **settings, **FEW)
+    assert results["tasks"]["lra_listops"]["trained_on"] == [8]
+    config = json.loads((tmp_path / "out" / "models" / "lra_listops" / "config.json").read_text())
+    assert (config["vocab_size"], config["pad_token_id"], config["mask_token_id"]) == (20, 0, 4)
+
+
+def test_texts_for_self_pretraining_are_exported(tmp_path):
+    new = {"model_name_or_path": None, "preset": "nano", "tokenizer_name": "task"}
+    run("", tmp_path / "out", task_name=["lra_listops"], export_texts=tmp_path / "texts", **new, **FEW)
+    rows = [json.loads(line) for line in (tmp_path / "texts" / "texts.jsonl").read_text().splitlines()]
+    assert len(rows) == 8
+    assert all(row["text"].startswith("[") for row in rows)
+    assert (tmp_path / "texts" / "tokenizer" / "tokenizer.json").is_file()
+    assert not (tmp_path / "out").exists()
+
+
+def test_losses_and_answers_by_hand():
+    logits = torch.zeros(1, 6, 2)
+    logits[0, 2, 1], logits[0, 4, 1] = 2.0, 1.0
+    candidates, targets = torch.tensor([[2, 4, -1]]), torch.tensor([[1, 0, 0]])
+    exp = torch.exp
+    single = -torch.log(exp(torch.tensor(2.0)) / (exp(torch.tensor(2.0)) + exp(torch.tensor(1.0))))
+    torch.testing.assert_close(single_selection_loss(logits, candidates, targets), single)
+    both = -torch.log(torch.sigmoid(torch.tensor(2.0))) - torch.log(1 - torch.sigmoid(torch.tensor(1.0)))
+    torch.testing.assert_close(selection_loss(logits, candidates, targets), both / 2)
+    spans = torch.zeros(1, 6, 2)
+    spans[0, 3, 0], spans[0, 4, 1], spans[0, 0] = 3.0, 2.0, torch.tensor([9.0, 9.0])
+    inside = torch.tensor([[1, 4]])
+    assert best_answers(spans, inside).tolist() == [[3, 4, 5 - 18]]
+    total = [torch.cat([spans[0, 0, side][None], spans[0, 1:5, side]]).logsumexp(0) for side in (0, 1)]
+    expected = (total[0] - 3 + total[1] - 2) / 2
+    torch.testing.assert_close(answer_loss(spans, inside, torch.tensor([[3, 4, -1, -1]])), expected)
+
+
+def test_what_is_cut_off_is_learned_nothing_from():
+    logits = torch.zeros(1, 3, 2, requires_grad=True)
+    for loss in (single_selection_loss, selection_loss):
+        value = loss(logits, torch.tensor([[-1, -1]]), torch.tensor([[1, 0]]))
+        value.backward()
+        assert value == 0
+        assert logits.grad is not None
+        assert not logits.grad.any()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"task_name": ["scroll"]}, "There is no task 'scroll'; families: documents, longbench, lra, ruler, scrolls"),
+        ({"task_name": None}, "--task_name"),
+        ({"max_seq_length": 70_000}, "--max_seq_length 70000 is more than 65536"),
+        ({"length_curriculum": [64, 32]}, "--length_curriculum must ascend"),
+        ({"do_eval": None}, "Nothing to do"),
+        ({"task_name": ["sotu_eras"], "do_train": None}, "sotu_eras is cross-validated"),
+        ({"task_name": ["sotu_eras"]}, "--package_dir"),
+        ({"data_dir": "nowhere"}, "There is neither nowhere/scrolls/contract_nli.zip nor"),
+        ({"eval_strategy": "epoch"}, "--eval_strategy"),
+        ({"generated_sizes": [1, 2]}, "--generated_sizes takes three numbers"),
+        ({"compare": ["no_such_field=3"]}, "no_such_field"),
+        ({"compare_with": ["nowhere"]}, "nowhere holds no results"),
+        ({"do_train": None}, "has no classifier for this task"),
+    ],
+)
+def test_what_cannot_be_run_is_said_in_one_line(tmp_path, checkpoint, benchmarks, capsys, settings, message):
+    defaults = {"task_name": ["scrolls_contract_nli"], "data_dir": benchmarks}
+    flags = arguments(checkpoint, tmp_path / "out", **defaults | settings)
+    assert exit_code(run_long_context.main, flags) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert message in error
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path, checkpoint, benchmarks):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.txt").write_text("years of work")
+    with pytest.raises(ValueError, match="holds no run of this script"):
+        run(checkpoint, tmp_path / "out", task_name=["scrolls_contract_nli"], data_dir=benchmarks)
+    assert (tmp_path / "out" / "thesis.txt").read_text() == "years of work"
+
+
+def test_a_model_with_fewer_positions_is_refused(tmp_path, benchmarks):
+    bert = write_checkpoint(tmp_path / "bert", tiny_bert())
+    with pytest.raises(ValueError, match="64 positions"):
+        run(bert, tmp_path / "out", task_name=["scrolls_contract_nli"], data_dir=benchmarks, max_seq_length=128)
+
+
+def test_recipes_are_taken():
+    """By this script, and by `run_mlm.py` what pretrains."""
+    for path in sorted((ROOT / "recipes" / "long_context").glob("*.yaml")):
+        if path.stem == "listops_self_pretraining":
+            parse_arguments([str(path)])
+            continue
+        _, options, training_args = parse_dataclasses([str(path)], *KINDS)
+        tasks = find_tasks(options.task_name)
+        run_long_context._check(tasks, options, training_args)
+
+
+def test_every_task_is_documented():
+    text = (ROOT / "docs" / "long_context.md").read_text(encoding="utf-8")
+    assert [name for name in TASKS if f"`{name}`" not in text] == []
+
+
+def test_accumulated_batches_are_learned_from_like_one(tmp_path, checkpoint, benchmarks):
+    """Of spans, whose loss is a mean of batches."""
+    name = "scrolls_narrative_qa"
+    weights = []
+    for batch, steps in ((4, 1), (2, 2)):
+        settings = {"per_device_train_batch_size": batch, "gradient_accumulation_steps": steps, "optim": "sgd"}
+        settings |= {"max_steps": 1, "learning_rate": 1.0, "max_grad_norm": 0, "baselines": False}
+        run(checkpoint, tmp_path / str(batch), task_name=[name], data_dir=benchmarks, **settings)
+        weights.append(load_file(tmp_path / str(batch) / "models" / name / "model.safetensors"))
+    start = load_file(checkpoint / "model.safetensors")
+    moved = [key for key in start if key in weights[0] and not torch.equal(start[key], weights[0][key])]
+    assert len(moved) > 10
+    for key in weights[0]:
+        torch.testing.assert_close(weights[0][key], weights[1][key], atol=1e-5, rtol=1e-4)
+
+
+def test_a_model_that_was_pretrained_on_the_task_goes_on(tmp_path):
+    """Texts and tokenizer go to `run_mlm.py`, its checkpoint comes back."""
+    new = {"model_name_or_path": None, "preset": "nano", "tokenizer_name": "task"}
+    run("", tmp_path / "out", task_name=["lra_listops"], export_texts=tmp_path / "texts", **new, **FEW)
+    widths = "hidden_size=32,num_hidden_layers=2,num_attention_heads=2,local_attention=16"
+    flags = {
+        "preset": "nano",
+        "config_overrides": widths,
+        "tokenizer_name": tmp_path / "texts" / "tokenizer",
+        "train_file": tmp_path / "texts" / "texts.jsonl",
+        "max_seq_length": 64,
+        "output_dir": tmp_path / "mlm",
+        "do_train": True,
+        "max_steps": 1,
+        "use_cpu": True,
+        "report_to": "none",
+    }
+    run_mlm.main([f"--{name}={value}" for name, value in flags.items()])
+    results = run(tmp_path / "mlm", tmp_path / "out", task_name=["lra_listops"], **FEW)
+    assert results["tasks"]["lra_listops"]["examples"] == 4
+    config = json.loads((tmp_path / "out" / "models" / "lra_listops" / "config.json").read_text())
+    assert config["vocab_size"] == 20

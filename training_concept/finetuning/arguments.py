@@ -1,0 +1,175 @@
+# Copyright 2026 The Concept Encoder authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What scripts that fine-tune can be told: model, experiment and training, filled as those of `run_mlm.py` are."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+
+from training_concept.arguments import ModelArguments, computes_in_bf16
+
+# What a sweep may vary, and of which type it is. These change no other field of `TrainingArguments`.
+SWEPT = {
+    "learning_rate": float,
+    "num_train_epochs": float,
+    "max_steps": int,
+    "per_device_train_batch_size": int,
+    "gradient_accumulation_steps": int,
+    "weight_decay": float,
+    "warmup_steps": float,
+    "label_smoothing_factor": float,
+}
+
+
+@dataclass
+class ClassifierArguments(ModelArguments):
+    """Which model to fine-tune, and what its classifier reads."""
+
+    readout: str | None = field(
+        default=None,
+        metadata={
+            "help": "Concept encoder only: what a text is classified by (decoder, concepts, cls_query, tokens). "
+            "Overrides the configuration."
+        },
+    )
+    classifier_token_residual: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Concept encoder only: whether a decoder whose queries hold word embeddings keeps them in the "
+            "residual stream that is classified. Overrides the configuration."
+        },
+    )
+    decoder_tokens: str | None = field(
+        default=None,
+        metadata={
+            "help": "Concept encoder only: whether the decoder also reads the tokens around a position (window) or "
+            "concepts alone (none). Overrides the configuration."
+        },
+    )
+
+
+@dataclass
+class ExperimentArguments:
+    """How often, with which settings and beside what a task is fine-tuned."""
+
+    max_seq_length: int = field(
+        default=128, metadata={"help": "Tokens of an example, special ones included; longer ones are cut."}
+    )
+    pad_to_max_length: bool = field(
+        default=False, metadata={"help": "Whether all examples are padded to that length, not to the batch's longest."}
+    )
+    preprocessing_num_workers: int | None = field(
+        default=None, metadata={"help": "Number of processes that tokenise."}
+    )
+    max_train_samples: int | None = field(
+        default=None, metadata={"help": "Train on the first so many examples only, to try things out."}
+    )
+    max_eval_samples: int | None = field(
+        default=None, metadata={"help": "Evaluate on the first so many examples of each split only."}
+    )
+    max_predict_samples: int | None = field(
+        default=None, metadata={"help": "Predict the first so many examples of each test split only."}
+    )
+    seeds: list[int] | None = field(
+        default=None, metadata={"help": "Fine-tune once with each of these seeds. Defaults to --seed."}
+    )
+    sweep: str | None = field(
+        default=None,
+        metadata={
+            "help": "Settings to choose from, e.g. 'learning_rate=1e-5,3e-5 num_train_epochs=3,5'. They are chosen "
+            "by the first seed, never on the examples whose score is reported."
+        },
+    )
+    sweep_folds: int = field(
+        default=1,
+        metadata={
+            "help": "Where no split but the scored one has labels, settings are chosen by cross-validation inside the "
+            "training examples, in so many folds; 1 holds out a tenth of them."
+        },
+    )
+    baselines: bool = field(
+        default=True, metadata={"help": "Whether to score the majority class and a bag of words too."}
+    )
+    random_init_baseline: bool = field(
+        default=True,
+        metadata={
+            "help": "Whether to fine-tune a model of the same configuration with fresh weights beside it, which takes "
+            "as long again."
+        },
+    )
+    compare_with: list[str] | None = field(
+        default=None,
+        metadata={"help": "Output folders of other runs, to compare with example by example (paired bootstrap)."},
+    )
+
+    def __post_init__(self) -> None:
+        if self.sweep_folds < 1:
+            raise ValueError(f"--sweep_folds {self.sweep_folds} must be at least 1.")
+        for name in ("max_seq_length", "max_train_samples", "max_eval_samples", "max_predict_samples"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"--{name} {value} must be at least 1.")
+        if self.seeds is not None and len(set(self.seeds)) < max(len(self.seeds), 1):
+            raise ValueError(f"--seeds must name different seeds, got {' '.join(map(str, self.seeds))}.")
+        self.settings  # noqa: B018 (a sweep that cannot be read is refused before anything runs)
+
+    @property
+    def settings(self) -> list[dict[str, Any]]:
+        """All combinations of what is swept; a single empty one without a sweep."""
+        return parse_sweep(self.sweep or "")
+
+
+@dataclass
+class FineTuningArguments(TrainingArguments):
+    """`transformers.TrainingArguments` with a few fields more."""
+
+    overwrite_output_dir: bool = field(
+        default=False, metadata={"help": "Whether to start anew in an output_dir that holds results already."}
+    )
+    auto_bf16: bool = field(
+        default=False,
+        metadata={"help": "Whether to turn --bf16 on if this machine's GPU or, without one, its CPU computes in it."},
+    )
+    language: str | None = field(default=None, metadata={"help": "Language of the text for the model card, e.g. en."})
+    license: str | None = field(
+        default=None, metadata={"help": "Licence of the weights for the model card, e.g. apache-2.0."}
+    )
+
+    def __post_init__(self) -> None:
+        on_cpu = self.use_cpu or not torch.accelerator.is_available()  # type: ignore[has-type]
+        if self.auto_bf16 and computes_in_bf16(on_cpu):
+            # Stock takes bf16 on a CPU for an oversight unless it is told.
+            self.bf16, self.use_cpu = True, on_cpu
+        if self.load_best_model_at_end:
+            raise ValueError(
+                "--load_best_model_at_end would choose by the examples whose score is reported; choose the number of "
+                "epochs by --sweep."
+            )
+        super().__post_init__()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Stock pickles the arguments beside the weights.
+        return vars(self) | {"hub_token": None}
+
+
+def parse_sweep(text: str) -> list[dict[str, Any]]:
+    """
+    All combinations of the values in `text`, such as "learning_rate=1e-5,3e-5 num_train_epochs=3".
+
+    Raises:
+        ValueError: a setting that cannot be swept or stands there twice, or a value of the wrong kind.
+    """
+    combinations: list[dict[str, Any]] = [{}]
+    for item in text.split():
+        name, _, values = item.partition("=")
+        if name not in SWEPT:
+            raise ValueError(f"--sweep cannot vary {name!r}; it can: {', '.join(SWEPT)}.")
+        if name in combinations[0]:
+            raise ValueError(f"--sweep sets {name} twice.")
+        try:
+            numbers = [SWEPT[name](value) for value in values.split(",")]
+        except ValueError:
+            raise ValueError(f"--sweep {item}: write {name}=VALUE or {name}=VALUE,VALUE,...") from None
+        combinations = [{**combination, name: number} for combination in combinations for number in numbers]
+    return combinations

@@ -1,0 +1,145 @@
+# Copyright 2026 The Concept Encoder authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The model card of a run over tasks, and the upload of its model."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from configuration_concept import ConceptEncoderConfig
+from training_concept.finetuning.arguments import ClassifierArguments, FineTuningArguments
+from training_concept.finetuning.experiment import MODEL
+
+CARD_TEMPLATE = Path(__file__).parents[2] / "model_cards" / "text_classification.md"
+LEFT_OUT = ["_*", ".*", "cells/*", "predictions/*"]
+
+
+def write_task_card(
+    args: FineTuningArguments,
+    model_args: ClassifierArguments,
+    content: Mapping[str, Any],
+    table: str,
+    datasets: Mapping[str, tuple[str, str | None]],
+) -> ModelCard:
+    """
+    Write README.md of the output folder: the table, every score as an `EvalResult`, usage and settings.
+
+    Args:
+        args: of the run.
+        model_args: name the checkpoint.
+        content: of results.json.
+        table: of results.
+        datasets: by task, path and configuration of its data.
+    """
+    name = args.hub_model_id or Path(args.output_dir).resolve().name
+    is_concept = content["model_type"] == ConceptEncoderConfig.model_type
+    card = ModelCard.from_template(
+        _card_data(args, model_args, name, is_concept, content, datasets),
+        template_path=str(CARD_TEMPLATE),
+        title=name,
+        base_model=model_args.model_name_or_path,
+        model_type=content["model_type"],
+        tasks=", ".join(task["title"] for task in content["tasks"].values()),
+        holds_model=content["holds_model"],
+        trust=", trust_remote_code=True" if is_concept else "",
+        results_table=table,
+        notes=_notes(content),
+        settings=_settings(args, content),
+    )
+    card.save(Path(args.output_dir) / "README.md")
+    return card
+
+
+def push_task_model(args: FineTuningArguments) -> str:
+    """Upload the output folder, without its cells, as it is. Returns the address of the commit."""
+    name = args.hub_model_id or Path(args.output_dir).resolve().name
+    repository = huggingface_hub.create_repo(name, token=args.hub_token, private=args.hub_private_repo, exist_ok=True)
+    commit = huggingface_hub.upload_folder(
+        repo_id=repository.repo_id,
+        folder_path=args.output_dir,
+        commit_message="End of training",
+        ignore_patterns=LEFT_OUT,
+        token=args.hub_token,
+        revision=args.hub_revision,
+    )
+    return commit.commit_url
+
+
+def _card_data(
+    args: FineTuningArguments,
+    model_args: ClassifierArguments,
+    name: str,
+    is_concept: bool,
+    content: Mapping[str, Any],
+    datasets: Mapping[str, tuple[str, str | None]],
+) -> ModelCardData:
+    results = [
+        result for task_name, task in content["tasks"].items() for result in _eval_results(task, *datasets[task_name])
+    ]
+    base = model_args.model_name_or_path
+    return ModelCardData(
+        language=args.language,
+        license=args.license,
+        library_name="transformers",
+        pipeline_tag="text-classification",
+        tags=["encoder"] + (["concept-encoder", "custom_code"] if is_concept else []),
+        # A folder of this machine is no model that others could look at.
+        base_model=base if base and not Path(base).exists() else None,
+        model_name=name,
+        eval_results=results,
+    )
+
+
+def _eval_results(task: Mapping[str, Any], path: str, config: str | None) -> list[EvalResult]:
+    return [
+        EvalResult(
+            task_type="text-classification",
+            dataset_type=path,
+            dataset_name=task["title"],
+            dataset_config=config,
+            dataset_split=split,
+            metric_type=metric,
+            metric_name=_metric_name(metric, value),
+            metric_value=round(value["mean"], 4),
+        )
+        for split, scored in task["splits"].items()
+        for metric, value in scored["systems"][MODEL]["values"].items()
+    ]
+
+
+def _metric_name(metric: str, value: Mapping[str, Any]) -> str:
+    if value["spread"] is None:
+        return metric
+    return f"{metric}, mean of {value['runs']} runs (standard deviation {value['spread']:.4f})"
+
+
+def _notes(content: Mapping[str, Any]) -> list[str]:
+    """What a reader has to know of each task to make anything of its score."""
+    notes = []
+    for task in content["tasks"].values():
+        sizes = sorted(set(task["trained_on"]))
+        if len(task["trained_on"]) > 1:
+            trained = f"cross-validated in {len(task['trained_on'])} folds, trained on {sizes[0]:,} examples each"
+        else:
+            trained = f"trained on {sizes[0]:,} examples" if sizes else "not trained on"
+        if task.get("started_from"):
+            trained += ", from a model of MNLI"
+        chosen = f"; settings chosen on {task['chosen_by']}" if task["chosen_by"] else ""
+        notes.append(f"{task['title']}: {trained}{chosen}.")
+    return notes
+
+
+def _settings(args: FineTuningArguments, content: Mapping[str, Any]) -> dict[str, str]:
+    rows = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    steps = f"{args.max_steps:,} steps" if args.max_steps > 0 else f"{args.num_train_epochs:g} epochs"
+    return {
+        "Length": f"{rows} examples a step, {steps}",
+        "Learning rate": f"{args.learning_rate:g}, {args.lr_scheduler_type.value}, warm-up {args.warmup_steps:g}",
+        "Weight decay": f"{args.weight_decay:g}",
+        "Sweep": content["sweep"] or "none",
+        "Seeds": ", ".join(map(str, content["seeds"])),
+        "Precision": args.mixed_precision if args.bf16 or args.fp16 else "fp32",
+    }

