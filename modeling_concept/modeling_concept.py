@@ -57,6 +57,7 @@ from .kernels import Rotation
 from .losses import LinearCrossEntropy, classification_loss, labelled_positions, labels_at, mean_loss
 from .outputs import ConceptEmbeddingOutput, ConceptEncoderOutput, ConceptMaskedLMOutput
 from .pooling import READOUTS, QueryPooling, document_means, masked_mean
+from .sentence_embedding import ConceptSentenceEmbedding
 from .tokens import (
     TOKEN_MIXERS,
     ConceptTokenEmbedding,
@@ -811,6 +812,9 @@ class ConceptEncoderForQuestionAnswering(ConceptEncoderDecodedModel):
     """
 )
 class ConceptEncoderForTextEncoding(TextEncodingMixin, ConceptEncoderPreTrainedModel):
+    # What sentence-transformers wraps it in. Of the code of a checkpoint, transformers keeps only what is imported.
+    sentence_embedding_class = ConceptSentenceEmbedding
+
     _keys_to_ignore_on_load_unexpected = [r"^decoder\.", r"^head\.", r"^lm_head\.", r"^classifier\."]
 
     def __init__(self, config: ConceptEncoderConfig):
