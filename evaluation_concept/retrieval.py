@@ -11,7 +11,6 @@ passages that occur in several rows count once; every passage of the table is a 
 """
 
 import argparse
-import copy
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from evaluation_concept.bm25 import bm25_scores
 from evaluation_concept.columns import read_columns, text_column
@@ -27,6 +26,7 @@ from evaluation_concept.encode import add_model_options, place_encoder
 from evaluation_concept.errors import exit_code
 from evaluation_concept.files import write_json
 from evaluation_concept.late_interaction import max_sim, pad_concepts
+from evaluation_concept.states import random_encoder
 from modeling_concept.encoding import encode
 
 COMMAND = "python -m evaluation_concept.retrieval"
@@ -166,12 +166,6 @@ def evaluate_encoder(
         return _evaluate(task, lambda rows: (queries.embeddings[rows] @ passages.embeddings.T).numpy())
     asked, offered = queries.concept_embeddings or [], passages.concept_embeddings or []
     return _evaluate(task, lambda rows: _late_scores(asked[rows], offered))
-
-
-def random_encoder(model: PreTrainedModel) -> PreTrainedModel:
-    """A model of the same shape with the weights that training begins with."""
-    set_seed(0)
-    return type(model)(copy.deepcopy(model.config)).to(model.device, model.dtype)
 
 
 def markdown_table(scores: Mapping[str, Mapping[str, float]]) -> str:

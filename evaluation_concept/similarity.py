@@ -29,7 +29,8 @@ from evaluation_concept.errors import exit_code
 from evaluation_concept.files import write_json
 from evaluation_concept.late_interaction import max_sim
 from evaluation_concept.passages import split_texts
-from evaluation_concept.retrieval import markdown_table, random_encoder
+from evaluation_concept.retrieval import markdown_table
+from evaluation_concept.states import random_encoder
 from modeling_concept.encoding import encode
 
 COMMAND = "python -m evaluation_concept.similarity"

@@ -34,9 +34,9 @@ from evaluation_concept.retrieval import (
     evaluate_bm25,
     evaluate_encoder,
     markdown_table,
-    random_encoder,
     read_pairs,
 )
+from evaluation_concept.states import random_encoder
 from training_concept.arguments import ConceptTrainingArguments, parse_dataclasses
 from training_concept.infonce import dot_products, info_nce, is_distributed
 from training_concept.pairs import PairBatch, PairCollator, PairDataset

@@ -19,11 +19,10 @@ from transformers.trainer import DEFAULT_CALLBACKS
 import run_glue
 from evaluation_concept.glue import GLUE_TASKS
 from evaluation_concept.metrics import measure
-from tests.training.tiny_glue import arguments, run, scores, tiny_bert, write_checkpoint, write_glue
+from tests.training.tiny_glue import arguments, count_trainings, run, scores, tiny_bert, write_checkpoint, write_glue
 from training_concept.finetuning import card
 from training_concept.finetuning.arguments import ExperimentArguments, parse_sweep
 from training_concept.finetuning.cell import read_cell
-from training_concept.finetuning.trainer import FineTuningTrainer
 
 SERVER_FILES = {
     "AX", "CoLA", "MNLI-m", "MNLI-mm", "MRPC", "QNLI", "QQP", "RTE", "SST-2", "STS-B", "WNLI",
@@ -64,19 +63,6 @@ def own_rows(number: int, **changes: Any) -> list[dict[str, Any]]:
         {"review": " ".join(draw.choices(words, k=5)) + f" {n}", "label": ["no", "yes"][n % 2]} | changes
         for n in range(number)
     ]
-
-
-def count_trainings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Fill the list that is returned with the folders of what is trained."""
-    trained: list[str] = []
-    train = FineTuningTrainer.train
-
-    def counted(self: FineTuningTrainer, *args: Any, **kwargs: Any) -> Any:
-        trained.append(self.args.output_dir)
-        return train(self, *args, **kwargs)
-
-    monkeypatch.setattr(FineTuningTrainer, "train", counted)
-    return trained
 
 
 def test_all_nine_tasks_run_from_one_command(all_nine):

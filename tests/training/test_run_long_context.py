@@ -20,7 +20,7 @@ from evaluation_concept.errors import exit_code
 from evaluation_concept.long_context.registry import TASKS, find_tasks
 from evaluation_concept.long_context.ruler import ADJECTIVES, NOISE, NOUNS, VALUES
 from evaluation_concept.long_context.tasks import Example
-from tests.training.tiny_glue import tiny_bert, write_checkpoint
+from tests.training.tiny_glue import count_trainings, tiny_bert, write_checkpoint
 from tests.training.tiny_long import (
     CHOICES,
     arguments,
@@ -61,19 +61,6 @@ def benchmarks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(model: Path | str, output: Path, generator: Any = None, **changes: Any) -> dict[str, Any]:
     return run_long_context.main(arguments(model, output, **changes), generator)
-
-
-def count_trainings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Fill the list that is returned with the folders of what is trained."""
-    trained: list[str] = []
-    train = FineTuningTrainer.train
-
-    def counted(self: FineTuningTrainer, *args: Any, **kwargs: Any) -> Any:
-        trained.append(self.args.output_dir)
-        return train(self, *args, **kwargs)
-
-    monkeypatch.setattr(FineTuningTrainer, "train", counted)
-    return trained
 
 
 @pytest.fixture(scope="module")

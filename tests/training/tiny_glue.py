@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import pytest
 from transformers import BertConfig, BertModel, PreTrainedModel
 
 import run_glue
 from evaluation_concept.glue import GLUE_TASKS
 from evaluation_concept.tasks import Task
 from modeling_concept import register_auto_classes
+from tests.training.tiny_run import as_flags
 from tests.training.tiny_trainer import VOCABULARY, build, tiny_tokenizer
+from training_concept.finetuning.trainer import FineTuningTrainer
 
 WORDS = ["a", "little", "text", "to", "learn", "letters", "from", "and", "more", "of", "it"]
 TRAIN_ROWS, SCORED_ROWS = 24, 10
@@ -87,11 +90,7 @@ def arguments(model: Path | str, output: Path, **changes: Any) -> list[str]:
         "use_cpu": True,
         "disable_tqdm": True,
     }
-    flags = []
-    for name, value in (defaults | changes).items():
-        if value is not None:
-            flags += [f"--{name}", *map(str, value)] if isinstance(value, list) else [f"--{name}={value}"]
-    return flags
+    return as_flags(defaults | changes)
 
 
 def run(model: Path | str, output: Path, **changes: Any) -> dict[str, Any]:
@@ -102,3 +101,16 @@ def run(model: Path | str, output: Path, **changes: Any) -> dict[str, Any]:
 def scores(results: dict[str, Any], task: str, split: str = "validation", system: str = "model") -> list[float]:
     """The scores of all runs of a system."""
     return results["tasks"][task]["splits"][split]["systems"][system]["scores"]
+
+
+def count_trainings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Fill the list that is returned with the folders of what is trained."""
+    trained: list[str] = []
+    train = FineTuningTrainer.train
+
+    def counted(self: FineTuningTrainer, *args: Any, **kwargs: Any) -> Any:
+        trained.append(self.args.output_dir)
+        return train(self, *args, **kwargs)
+
+    monkeypatch.setattr(FineTuningTrainer, "train", counted)
+    return trained

@@ -8,6 +8,8 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+from tests.training.tiny_run import as_flags
+
 WORDS = ["a", "little", "text", "to", "learn", "letters", "from", "and", "more", "of", "it"]
 CHOICES = ("to learn", "letters from", "a little", "more of it")
 
@@ -111,8 +113,4 @@ def arguments(model: Path | str, output: Path, **changes: Any) -> list[str]:
         "use_cpu": True,
         "disable_tqdm": True,
     }
-    flags = []
-    for name, value in (defaults | changes).items():
-        if value is not None:
-            flags += [f"--{name}", *map(str, value)] if isinstance(value, list) else [f"--{name}={value}"]
-    return flags
+    return as_flags(defaults | changes)

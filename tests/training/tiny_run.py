@@ -4,6 +4,7 @@
 
 import json
 import random
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,9 +64,15 @@ def settings(folder: Path, model: str = "concept_encoder", **changes: Any) -> di
 
 def arguments(folder: Path, model: str = "concept_encoder", **changes: Any) -> list[str]:
     """`settings` as command-line arguments; a change to None leaves a setting out."""
+    return as_flags(settings(folder, model, **changes))
+
+
+def as_flags(settings: Mapping[str, Any]) -> list[str]:
+    """Settings as command-line arguments, without those that are None."""
     flags = []
-    for name, value in settings(folder, model, **changes).items():
-        flags += [f"--{name}", *map(str, value)] if isinstance(value, list) else [f"--{name}={value}"]
+    for name, value in settings.items():
+        if value is not None:
+            flags += [f"--{name}", *map(str, value)] if isinstance(value, list) else [f"--{name}={value}"]
     return flags
 
 

@@ -5,6 +5,7 @@
 import copy
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from transformers import (
     AutoModelForSequenceClassification,
@@ -67,6 +68,7 @@ def build_classifier(
     *,
     fresh: bool = False,
     trained: bool = True,
+    auto_class: Any = AutoModelForSequenceClassification,
 ) -> PreTrainedModel:
     """
     The model: the checkpoint's weights, where it has any, under a classifier of the shape that `config` gives it.
@@ -77,29 +79,35 @@ def build_classifier(
         tokenizer: of the texts.
         fresh: new weights, whatever `args` name.
         trained: whether the model is to be trained. If it is not, the checkpoint has to have the classifier.
+        auto_class: of transformers, for the kind of classifier.
 
     Raises:
         ValueError: if weights are damaged or have other shapes, or a classifier is missing that nothing will train.
     """
     config = copy.deepcopy(config)
-    model = _new(args, config, tokenizer) if fresh or not args.model_name_or_path else _load(args, config, trained)
+    if fresh or not args.model_name_or_path:
+        model = _new(args, config, tokenizer, auto_class)
+    else:
+        model = _load(args, config, trained, auto_class)
     if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
         model.resize_token_embeddings(len(tokenizer))
     return model
 
 
-def _new(args: ClassifierArguments, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+def _new(
+    args: ClassifierArguments, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, auto_class: Any
+) -> PreTrainedModel:
     if not args.model_name_or_path:
         fit_config(args, config, tokenizer)
     options = {"trust_remote_code": args.trust_remote_code, "attn_implementation": args.attn_implementation}
-    return AutoModelForSequenceClassification.from_config(config, dtype=args.dtype, **options)
+    return auto_class.from_config(config, dtype=args.dtype, **options)
 
 
-def _load(args: ClassifierArguments, config: PreTrainedConfig, trained: bool) -> PreTrainedModel:
+def _load(args: ClassifierArguments, config: PreTrainedConfig, trained: bool, auto_class: Any) -> PreTrainedModel:
     name = str(args.model_name_or_path)
     check_weights(Path(name))
     try:
-        model, report = AutoModelForSequenceClassification.from_pretrained(
+        model, report = auto_class.from_pretrained(
             name,
             config=config,
             dtype=args.dtype,

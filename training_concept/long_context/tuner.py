@@ -2,12 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fine-tuning of one checkpoint with the head that a task needs, and what a document costs it."""
 
-import copy
 import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,18 +14,16 @@ from datasets import Dataset
 from transformers import (
     AutoModelForTokenClassification,
     PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
     set_seed,
 )
 
 from evaluation_concept import tasks as text_tasks
 from evaluation_concept.files import write_json
 from evaluation_concept.long_context.tasks import Task
-from training_concept.build import fit_config
 from training_concept.finetuning.arguments import ClassifierArguments, FineTuningArguments
 from training_concept.finetuning.cell import Cell, CellResult, FineTuner
 from training_concept.finetuning.data import task_logits
+from training_concept.finetuning.model import build_classifier
 from training_concept.finetuning.trainer import FineTuningTrainer
 from training_concept.long_context.forms import PositionExamples
 from training_concept.long_context.positions import (
@@ -36,7 +32,6 @@ from training_concept.long_context.positions import (
     functions,
     tokenize_positions,
 )
-from training_concept.run import check_weights
 
 COST_FILE = "cost.json"
 
@@ -114,7 +109,13 @@ class PositionTuner(DocumentTuner):
         set_seed(cell.seed)
         length = self.options.max_seq_length if self.options.pad_to_max_length else None
         return PositionTrainer(
-            build_token_classifier(model_args, config, self.tokenizer, trained=cell.train is not None),
+            build_classifier(
+                model_args,
+                config,
+                self.tokenizer,
+                trained=cell.train is not None,
+                auto_class=AutoModelForTokenClassification,
+            ),
             args,
             task,
             order,
@@ -136,55 +137,3 @@ class PositionTuner(DocumentTuner):
 
     def _outputs(self, trainer: FineTuningTrainer, outputs: Any, order: tuple[str, ...]) -> np.ndarray:
         return np.asarray(outputs, dtype=np.float64)
-
-
-def build_token_classifier(
-    args: ClassifierArguments, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, *, trained: bool
-) -> PreTrainedModel:
-    """
-    The model that `args` name under a classifier of tokens.
-
-    Args:
-        args: name the checkpoint, or none for new weights.
-        config: from `classifier_config`.
-        tokenizer: of the documents.
-        trained: whether the model is to be trained. If it is not, the checkpoint has to have the classifier.
-
-    Raises:
-        ValueError: damaged weights, or a classifier that is missing and that nothing will train.
-    """
-    config = copy.deepcopy(config)
-    if not args.model_name_or_path:
-        fit_config(args, config, tokenizer)
-        options = {"trust_remote_code": args.trust_remote_code, "attn_implementation": args.attn_implementation}
-        return AutoModelForTokenClassification.from_config(config, dtype=args.dtype, **options)
-    check_weights(Path(args.model_name_or_path))
-    model, report = _load(args, config)
-    if not trained and (report["missing_keys"] or report["mismatched_keys"]):
-        raise ValueError(f"{args.model_name_or_path} has no classifier for this task: train one with --do_train.")
-    if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
-        model.resize_token_embeddings(len(tokenizer))
-    return model
-
-
-def _load(args: ClassifierArguments, config: PreTrainedConfig) -> tuple[PreTrainedModel, dict[str, Any]]:
-    try:
-        return AutoModelForTokenClassification.from_pretrained(
-            args.model_name_or_path,
-            config=config,
-            dtype=args.dtype,
-            attn_implementation=args.attn_implementation,
-            ignore_mismatched_sizes=args.ignore_mismatched_sizes,
-            output_loading_info=True,
-            cache_dir=args.cache_dir,
-            revision=args.model_revision,
-            token=args.token,
-            trust_remote_code=args.trust_remote_code,
-        )
-    except RuntimeError as error:
-        if "ignore_mismatched_sizes" not in str(error):
-            raise
-        raise ValueError(
-            f"Weights of {args.model_name_or_path} have other shapes than this task and configuration give them; "
-            "--ignore_mismatched_sizes starts those anew."
-        ) from error
