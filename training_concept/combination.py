@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from modeling_concept import ConceptMaskedLMOutput
 from training_concept.arguments import ConceptTrainingArguments
 from training_concept.loss_terms import ConceptLossManager, parse_concept_losses
-from training_concept.objectives import OBJECTIVES, Collator, Forward, ObjectiveCollator, parse_objectives
+from training_concept.objectives import OBJECTIVES, Collator, Forward, Objective, ObjectiveCollator, parse_objectives
 
 ALONE = {"mlm": 1.0}
 STATE_FILE = "loss_weighting.safetensors"
@@ -28,6 +28,63 @@ def is_combined(args: ConceptTrainingArguments) -> bool:
     return parse_objectives(args.objectives) != ALONE or bool(parse_concept_losses(args.concept_losses))
 
 
+def build_objectives(args: ConceptTrainingArguments) -> dict[str, Objective]:
+    """The objectives of a run, by name."""
+    return {name: OBJECTIVES[name](args.objective_settings) for name in parse_objectives(args.objectives)}
+
+
+def count_calls(args: ConceptTrainingArguments) -> int:
+    """In how many ways steps call the model."""
+    return sum(objective.num_shapes for objective in build_objectives(args).values())
+
+
+def check_losses(args: ConceptTrainingArguments, model: PreTrainedModel, length: int | None) -> None:
+    """
+    Refuse losses that cannot be computed for a model.
+
+    Args:
+        args: of the run.
+        model: that is to be trained.
+        length: to which all rows are padded, if they are.
+
+    Raises:
+        ValueError: naming what was set.
+    """
+    terms, objectives = parse_concept_losses(args.concept_losses), build_objectives(args).values()
+    if args.loss_weighting != "fixed" and not terms:
+        raise ValueError(f"--loss_weighting {args.loss_weighting} goes with --concept_losses only.")
+    if is_combined(args) and model.config.model_type != "concept_encoder":
+        raise ValueError(
+            f"--objectives and --concept_losses are for concept encoders, and this is a {model.config.model_type} "
+            "model."
+        )
+    decodes = any(objective.decodes_elsewhere for objective in objectives)
+    trained = any(objective.trains_decoder for objective in objectives)
+    if decodes:
+        model.decoder.check_elsewhere(torch.empty(1, length or 1))
+    if terms and not (trained or decodes):
+        raise ValueError(
+            "--concept_losses are of concepts that are decoded: add mlm, nested, tsdae or prefix to --objectives."
+        )
+    if args.world_size > 1:
+        _check_processes(args, trained, any(term.centred for term in terms), length)
+
+
+def _check_processes(args: ConceptTrainingArguments, trained: bool, centred: bool, length: int | None) -> None:
+    if not trained:
+        raise ValueError(
+            "Several processes train every parameter in every step: add mlm or nested to --objectives, with a small "
+            "weight if you like."
+        )
+    if centred and length is None:
+        raise ValueError(
+            "--concept_losses with @centred compare the concepts of all processes, which needs rows of one length: "
+            "leave --line_by_line out."
+        )
+    if args.loss_weighting != "fixed" and parse_flag_from_env("ACCELERATE_USE_FSDP"):
+        raise ValueError("FSDP trains the model's own weights alone: use --loss_weighting fixed.")
+
+
 class LossCombination(nn.Module):
     """
     Computes the loss of a batch, as a part of that of a step: parts of all batches and processes add up to it.
@@ -36,29 +93,20 @@ class LossCombination(nn.Module):
     batches of the step. Losses on concepts are of those that the first objective which decodes has made.
 
     Args:
-        args: of the run.
+        args: of the run, after `check_losses`.
         accelerator: of the run.
-        model: that is trained, not wrapped.
-        length: to which all rows are padded, if they are.
-
-    Raises:
-        ValueError: for what does not go together, naming what was set.
     """
 
-    def __init__(
-        self, args: ConceptTrainingArguments, accelerator: Accelerator, model: PreTrainedModel, length: int | None
-    ) -> None:
+    def __init__(self, args: ConceptTrainingArguments, accelerator: Accelerator) -> None:
         super().__init__()
         weights = parse_objectives(args.objectives)
-        self.objectives = {name: OBJECTIVES[name](args.objective_settings) for name in weights}
+        self.objectives = build_objectives(args)
         terms = parse_concept_losses(args.concept_losses)
         self.manager = ConceptLossManager(terms, args.loss_weighting) if terms else None
         self.labels = [f"loss_{name}" for name in (*weights, *(term.label for term in terms))]
         self.register_buffer("weights", torch.tensor(list(weights.values())), persistent=False)
         self.register_buffer("sums", torch.zeros(len(self.labels)), persistent=False)
         self._accelerator = accelerator
-        self._check_model(model, length)
-        self._check_processes(length)
         self.to(accelerator.device)
 
     def collator(self, tokenizer: PreTrainedTokenizerBase, masking: Collator) -> Collator:
@@ -152,32 +200,6 @@ class LossCombination(nn.Module):
         if self.learns:
             save_file(self.state_dict(), folder / STATE_FILE)
 
-    def _check_model(self, model: PreTrainedModel, length: int | None) -> None:
-        decodes = any(objective.decodes_elsewhere for objective in self.objectives.values())
-        trained = any(objective.trains_decoder for objective in self.objectives.values())
-        if decodes:
-            model.decoder.check_elsewhere(torch.empty(1, length or 1))
-        if self.manager is not None and not (trained or decodes):
-            raise ValueError(
-                "--concept_losses are of concepts that are decoded: add mlm, nested, tsdae or prefix to --objectives."
-            )
-        if self._accelerator.num_processes > 1 and not trained:
-            raise ValueError(
-                "Several processes train every parameter in every step: add mlm or nested to --objectives, with a "
-                "small weight if you like."
-            )
-
-    def _check_processes(self, length: int | None) -> None:
-        if self.manager is None or self._accelerator.num_processes == 1:
-            return
-        if self.manager.compares_processes and length is None:
-            raise ValueError(
-                "--concept_losses with @centred compare the concepts of all processes, which needs rows of one "
-                "length: leave --line_by_line out."
-            )
-        if self.learns and parse_flag_from_env("ACCELERATE_USE_FSDP"):
-            raise ValueError("FSDP trains the model's own weights alone: use --loss_weighting fixed.")
-
 
 def load_weighting(combination: LossCombination | None, folder: Path) -> None:
     """
@@ -196,24 +218,3 @@ def load_weighting(combination: LossCombination | None, folder: Path) -> None:
         )
     if combination is not None:
         combination.load_state_dict(saved)
-
-
-def combine(
-    args: ConceptTrainingArguments, accelerator: Accelerator, model: PreTrainedModel, length: int | None
-) -> LossCombination | None:
-    """
-    The losses that `args` name; `None` if that is masked language modelling alone.
-
-    Raises:
-        ValueError: as `LossCombination`, or for a model that is no concept encoder.
-    """
-    if not is_combined(args):
-        if args.loss_weighting != "fixed":
-            raise ValueError(f"--loss_weighting {args.loss_weighting} goes with --concept_losses only.")
-        return None
-    if not hasattr(model, "decoder") or model.config.model_type != "concept_encoder":
-        raise ValueError(
-            f"--objectives and --concept_losses are for concept encoders, and this is a {model.config.model_type} "
-            "model."
-        )
-    return LossCombination(args, accelerator, model, length)

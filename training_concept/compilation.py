@@ -37,6 +37,7 @@ def compile_in_place(
     by_regions: bool,
     static_shapes: bool,
     left_out: Collection[str] = (),
+    calls_per_step: int = 1,
     **options: Any,
 ) -> None:
     """
@@ -53,11 +54,12 @@ def compile_in_place(
         by_regions: whether to compile part by part.
         static_shapes: whether batches differ in no more than a few shapes, each of which is compiled for itself.
         left_out: see `find_regions`.
+        calls_per_step: in how many ways a step calls the model, each of which is compiled for itself.
         options: for `torch.compile`: `backend`, `mode`.
     """
     modules = find_regions(model, left_out) if by_regions else [model]
     # One piece of code serves all of them. The compiler gives up on it after 8 variants unless told of more.
     config = torch._dynamo.config
-    config.recompile_limit = max(config.recompile_limit, 2 * len(modules))
+    config.recompile_limit = max(config.recompile_limit, 2 * len(modules) * calls_per_step)
     for module in modules:
         module.compile(fullgraph=model._can_compile_fullgraph, dynamic=False if static_shapes else None, **options)

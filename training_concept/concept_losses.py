@@ -177,8 +177,9 @@ def t_regs(states: torch.Tensor, pairs: Pairs) -> torch.Tensor:
     T-REGS (arXiv 2510.23484): minus the mean edge of the minimum spanning tree of a document's concepts, and the mean
     squared distance of their lengths from 1. Concepts are divided by sqrt(H), the length that the final norm gives.
 
-    On the unit sphere the optimum is -sqrt(2 C / (C - 1)), a simplex, if C <= H + 1. Gradients go through the lengths
-    of the edges; which ones make up the tree is found without.
+    On the unit sphere the optimum is -sqrt(2 C / (C - 1)), a simplex, if C <= H + 1; as the sphere is not enforced, a
+    larger simplex is better still. Gradients go through the lengths of the edges; which ones make up the tree is found
+    without.
 
     Blind to all distances but those of the tree: clusters cost nothing beyond their short edges.
     """

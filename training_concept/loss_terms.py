@@ -156,11 +156,6 @@ class ConceptLossManager(nn.Module):
         self.terms = terms
         self.weighting = WEIGHTINGS[weighting]([term.weight for term in terms])
 
-    @property
-    def compares_processes(self) -> bool:
-        """Whether slots are averaged over all processes, which have to have the same number of them then."""
-        return any(term.centred for term in self.terms)
-
     def losses(
         self, states: torch.Tensor, mask: torch.Tensor, documents: torch.Tensor | None = None
     ) -> dict[str, torch.Tensor]:

@@ -79,11 +79,13 @@ class Objective:
         trains_decoder: whether every parameter of the model takes part.
         decodes_elsewhere: whether the model is asked for `decoded_positions`.
         calls_often: whether the model is called again for the backward pass, for which it must not be wrapped.
+        num_shapes: in how many ways the model is called, each of which is compiled for itself.
     """
 
     trains_decoder = False
     decodes_elsewhere = False
     calls_often = False
+    num_shapes = 1
 
     def __init__(self, settings: ObjectiveSettings) -> None:
         self.settings = settings
@@ -128,6 +130,7 @@ class NestedMaskedLanguageModelling(Objective):
     """
 
     trains_decoder = True
+    num_shapes = len(NESTED_SHARES)
 
     def inputs(self, batch: Batch, step: int) -> dict[str, Any]:
         return {**batch, "kept_concepts": NESTED_SHARES[step % len(NESTED_SHARES)]}
@@ -169,6 +172,8 @@ class Contrastive(Objective):
     def __init__(self, settings: ObjectiveSettings) -> None:
         super().__init__(settings)
         self.calls_often = settings.contrastive_chunk_size is not None
+        # The last chunk may be smaller.
+        self.num_shapes = 2 if self.calls_often else 1
 
     def collator(self, tokenizer: PreTrainedTokenizerBase, masking: MaskingCollator) -> Collator:
         return VIEWS[self.settings.contrastive_views](tokenizer, masking)

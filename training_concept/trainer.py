@@ -23,7 +23,7 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from modeling_concept.losses import labels_at, sum_of_losses
 from training_concept.arguments import ConceptTrainingArguments
-from training_concept.combination import combine, load_weighting
+from training_concept.combination import LossCombination, check_losses, count_calls, is_combined, load_weighting
 from training_concept.compilation import compile_in_place
 from training_concept.mixture import MixtureDataset, MixtureSampler
 from training_concept.run import replace_pickled_arguments
@@ -159,6 +159,7 @@ class ConceptTrainer(Trainer):
             )
         if args.dataloader_drop_last:
             _check_fills_batch(kwargs.get("train_dataset"), args.train_batch_size * args.world_size)
+        check_losses(args, model, length)
         loss = {name: value for name, value in self._loss_options.items() if name != "loss_kernel"}
         super().__init__(
             model,
@@ -168,7 +169,7 @@ class ConceptTrainer(Trainer):
             **kwargs,
         )
         _reduce_in_float32(self.accelerator)
-        self.combination = combine(args, self.accelerator, model, length)
+        self.combination = LossCombination(args, self.accelerator) if is_combined(args) else None
         self._totals: torch.Tensor | None = None
         self.current_gradient_accumulation_steps = args.gradient_accumulation_steps
         # Stock smooths labels on logits, which models that decode given positions do not return beside a loss.
@@ -177,7 +178,8 @@ class ConceptTrainer(Trainer):
             options = {"backend": args.torch_compile_backend, "mode": args.torch_compile_mode}
             # Liger Kernel's loss breaks graphs.
             left_out = ("LinearCrossEntropy",) if args.use_liger_kernel else ()
-            compile_in_place(self.model, args.torch_compile_regions, static_shapes, left_out, **options)
+            calls = count_calls(args)
+            compile_in_place(self.model, args.torch_compile_regions, static_shapes, left_out, calls, **options)
         self.throughput = ThroughputMeter(self.accelerator, args.peak_flops)
         self._flops_per_position: float | None = None
         self._reported_step = 0

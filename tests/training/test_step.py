@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, TrainerCallback
 
 from tests.training.tiny_trainer import build, history, rows, tiny_tokenizer, trainer
 from training_concept.arguments import ConceptTrainingArguments
+from training_concept.concept_losses import LOSSES
 from training_concept.masking import MaskingCollator
 from training_concept.mixture import MixtureDataset, with_epochs
 from training_concept.throughput import ThroughputMeter
@@ -84,6 +85,18 @@ def stepping(folder: Path, tokenizer, name: str = "concept_encoder", **settings)
 def test_no_step_waits_for_the_device(tmp_path, tokenizer, monkeypatch, name, accumulation):
     run = stepping(tmp_path, tokenizer, name, gradient_accumulation_steps=accumulation, label_smoothing_factor=0.1)
     assert reads_of_steps(run, monkeypatch) == {}
+
+
+EVERYTHING = {
+    "objectives": "mlm,nested,tsdae,prefix,contrastive",
+    "concept_losses": ",".join(f"{name},{name}@centred" for name in LOSSES),
+    "loss_weighting": "kendall_gal",
+}
+
+
+@pytest.mark.parametrize("setting", [{}, {"gradient_accumulation_steps": 2, "contrastive_chunk_size": 3}])
+def test_no_objective_and_no_loss_on_concepts_waits_for_the_device(tmp_path, tokenizer, monkeypatch, setting):
+    assert reads_of_steps(stepping(tmp_path, tokenizer, **EVERYTHING | setting), monkeypatch) == {}
 
 
 @pytest.mark.parametrize(
