@@ -313,6 +313,13 @@ class ConceptTrainingArguments(TrainingArguments):
         default="fixed",
         metadata={"help": f"How losses on concepts are weighted against the task: {', '.join(WEIGHTINGS)}."},
     )
+    muon: bool = field(
+        default=False,
+        metadata={
+            "help": "Whether Muon (arXiv 2502.16982) trains the matrices of linear layers, at the same learning rate "
+            "and weight decay, and --optim, which must be a torch AdamW, the rest. Not under FSDP."
+        },
+    )
     torch_compile_regions: bool = field(
         default=False,
         metadata={

@@ -391,7 +391,10 @@ def _budget(group: Sequence[Standing]) -> tuple[bool, float]:
 
 
 def _figure(goal: Goal, contest: Contest, group: Sequence[Standing]) -> Figure:
-    ours, control = best(group, **goal.ours), best(group, kind=goal.control)
+    control = best(group, kind=goal.control)
+    # A recipe that the control was not trained by would be an advantage of the recipe.
+    fair = {it.recipe for it in group if it.variant.kind == goal.control}
+    ours = best([it for it in group if it.recipe in fair], **goal.ours)
     values, split = difference(ours, control)
     bodies = [it.outcomes[0].record["parameters"]["body"] for it in (ours, control)]
     record = ours.outcomes[0].record

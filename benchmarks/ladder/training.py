@@ -26,13 +26,14 @@ from benchmarks.contenders import Contender
 from benchmarks.ladder.batches import FlatCollator, InputCollator, LadderBatch, most_documents
 from benchmarks.ladder.corpus import HELD_OUT, Corpus, LadderRows
 from benchmarks.ladder.evaluate import HeldOut, masking_collator
-from benchmarks.ladder.optimizers import Optimizers
+from benchmarks.ladder.optimizers import make_optimizer, take_step
 from benchmarks.ladder.progress import Progress
 from benchmarks.ladder.settings import Settings
 from benchmarks.ladder.variants import Variant, find_variant, size_of
 from benchmarks.loading import make_loader
 from benchmarks.results import describe_device
 from benchmarks.timing import synchronise
+from training_concept.muon import MuonWithAdamW
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 # Steps on throw-away weights: the first compiles, the second has seen gradients and states of the optimiser.
@@ -90,25 +91,25 @@ class Run:
         kept = {name: it.clone() for name, it in model.state_dict().items()}
         first = next(self.batches)
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
-            optimizers = Optimizers(model, self.settings)
+            optimizer = make_optimizer(model, self.settings)
             for _ in range(steps):
-                self._step(model, optimizers, first, 0.5)
+                self._step(model, optimizer, first, 0.5)
         model.load_state_dict(kept)
         self.batches = chain([first], self.batches)
-        del optimizers, kept
+        del optimizer, kept
         self._tidy()
         self.compile_seconds = time.perf_counter() - begin
 
     def train(self, model: nn.Module) -> Progress:
         """Train until the budget is used up."""
-        optimizers = Optimizers(model, self.settings)
+        optimizer = make_optimizer(model, self.settings)
         progress = Progress(self.settings.clock, self.settings.budget, self.device)
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         progress.start()
         while (share := progress.share) < 1:
             batch = next(self.batches)
-            progress.count(batch.num_tokens, self._step(model, optimizers, batch, share))
+            progress.count(batch.num_tokens, self._step(model, optimizer, batch, share))
         progress.finish()
         return progress
 
@@ -144,12 +145,12 @@ class Run:
             "evaluation": evaluation,
         }
 
-    def _step(self, model: nn.Module, optimizers: Optimizers, batch: LadderBatch, share: float) -> torch.Tensor:
+    def _step(self, model: nn.Module, optimizer: MuonWithAdamW, batch: LadderBatch, share: float) -> torch.Tensor:
         torch.compiler.cudagraph_mark_step_begin()
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             loss = model(**batch.to(self.device))
         loss.backward()
-        optimizers.step(share)
+        take_step(optimizer, self.settings, share)
         # The next step of a CUDA graph writes over its result.
         return loss.detach().clone()
 

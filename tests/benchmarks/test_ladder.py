@@ -19,12 +19,13 @@ from benchmarks.ladder.batches import (
 )
 from benchmarks.ladder.corpus import Corpus, LadderRows, load_corpus, token_widths
 from benchmarks.ladder.evaluate import masking_collator, octaves_of
-from benchmarks.ladder.optimizers import Optimizers, split_parameters
+from benchmarks.ladder.optimizers import make_optimizer
 from benchmarks.ladder.progress import Progress
 from benchmarks.ladder.settings import Settings, cosine, trapezoid
 from benchmarks.ladder.variants import FAMILIES, VARIANTS, check_length, find_variant, size_of, variants_table
 from benchmarks.workload import MASK, PAD
-from tests.benchmarks.ladder_corpus import BERT, HYBRID, LENGTH, TOY, VOCABULARY, select, write_export
+from tests.benchmarks.ladder_corpus import BERT, LENGTH, TOY, VOCABULARY, select, write_export
+from training_concept.muon import split_parameters
 from training_concept.parts import load_parts
 from training_concept.tokenization import train_tokenizer
 
@@ -279,18 +280,12 @@ def test_matrices_decay_and_nothing_else(name):
 def test_muon_takes_the_matrices_and_adamw_the_rest():
     contender = find_variant(BERT).with_vocabulary(VOCABULARY).contender
     model = contender.build("varlen", LENGTH, "train")
-    muon, adamw = Optimizers(model, Settings(variant=BERT, optimizer="muon")).all
+    muon, adamw = make_optimizer(model, Settings(variant=BERT, optimizer="muon")).param_groups
     matrices, others = split_parameters(model)
-    assert [id(it) for group in muon.param_groups for it in group["params"]] == [id(it) for it in matrices]
-    assert [id(it) for group in adamw.param_groups for it in group["params"]] == [id(it) for it in others]
-    assert muon.param_groups[0]["weight_decay"] == 0.1
-    assert adamw.param_groups[0]["weight_decay"] == 0
-
-
-def test_muon_may_be_missing(monkeypatch):
-    monkeypatch.delattr(torch.optim, "Muon", raising=False)
-    with pytest.raises(ImportError, match="muon"):
-        Optimizers(torch.nn.Linear(2, 2), Settings(variant=HYBRID, optimizer="muon"))
+    assert [id(it) for it in muon["params"]] == [id(it) for it in matrices]
+    assert [id(it) for it in adamw["params"]] == [id(it) for it in others]
+    assert (muon["muon"], adamw["muon"]) == (True, False)
+    assert (muon["weight_decay"], adamw["weight_decay"]) == (0.1, 0)
 
 
 def test_both_clocks_tell_the_share(monkeypatch):

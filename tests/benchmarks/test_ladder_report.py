@@ -98,6 +98,18 @@ def test_another_recipe_stands_for_itself(tmp_path):
     assert [it.label for it in group] == ["bert (optimizer=muon)", "bert"]
 
 
+def test_a_recipe_that_the_control_has_not_had_does_not_count(tmp_path):
+    def write(*contents):
+        for number, content in enumerate(contents):
+            (tmp_path / f"{number}.json").write_text(json.dumps(content), encoding="utf-8")
+        return figures(read_runs([tmp_path])[0])["hybrid_512_minus_bert"].value
+
+    ours = [record("hybrid", 3.0, optimizer="muon"), record("hybrid", 3.3)]
+    assert write(*ours, record("bert", 3.2)) == pytest.approx(0.1)
+    # With it, both sides stand at their best.
+    assert write(*ours, record("bert", 3.2), record("bert", 3.15, optimizer="muon")) == pytest.approx(-0.15)
+
+
 def test_texts_of_another_tokenizer_are_another_contest(tmp_path):
     for number, content in enumerate([record("bert", 3.0, corpus="bpe16k"), record("bert", 3.1)]):
         (tmp_path / f"{number}.json").write_text(json.dumps(content), encoding="utf-8")
