@@ -15,7 +15,7 @@ times the forward pass.
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -154,7 +154,7 @@ class PerceiverBody(nn.Module):
 class ConceptMaskedLM(nn.Module):
     """Our model with its loss alone."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.model = model
 
@@ -190,6 +190,10 @@ class Contender:
         Raises:
             ValueError: if there is no such attention, or not so many positions.
         """
+        raise NotImplementedError
+
+    def pretrained(self, model: nn.Module, length: int) -> PreTrainedModel:
+        """The library's model with the weights of `model`, built to train on documents of `length` tokens."""
         raise NotImplementedError
 
     def inputs(self, batch: Batch, mode: str) -> Inputs:
@@ -242,6 +246,9 @@ class ConceptContender(Contender):
         if mode == "train":
             return ConceptMaskedLM(ConceptEncoderForMaskedLM(config))
         return ConceptEncoderForTextEncoding(config)
+
+    def pretrained(self, model: nn.Module, length: int) -> PreTrainedModel:
+        return cast(ConceptMaskedLM, model).model
 
     def inputs(self, batch: Batch, mode: str) -> Inputs:
         rows, length = batch.input_ids.shape
@@ -327,6 +334,11 @@ class ControlContender(Contender):
     def build(self, attention: str, length: int, mode: str) -> nn.Module:
         body, head, output = self.parts(self.model_class(self.config(attention, length)))
         return MaskedLM(body, head, output) if mode == "train" else body
+
+    def pretrained(self, model: nn.Module, length: int) -> PreTrainedModel:
+        whole = self.model_class(self.config(self.attentions[0], length))
+        MaskedLM(*self.parts(whole)).load_state_dict(model.state_dict())
+        return whole
 
     def inputs(self, batch: Batch, mode: str) -> Inputs:
         inputs: Inputs = {"input_ids": batch.input_ids}

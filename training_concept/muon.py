@@ -176,7 +176,11 @@ def muon_for_training(model: nn.Module, args: TrainingArguments, decaying: Colle
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     decayed = [it for it in others if names[id(it)] in decaying]
     plain = [it for it in others if names[id(it)] not in decaying]
-    groups = [{"params": matrices, "muon": True}, {"params": decayed}, {"params": plain, "weight_decay": 0.0}]
+    groups: list[dict[str, Any]] = [
+        {"params": matrices, "muon": True},
+        {"params": decayed},
+        {"params": plain, "weight_decay": 0.0},
+    ]
     return MuonWithAdamW(
         [group for group in groups if group["params"]],
         lr=args.learning_rate,

@@ -317,7 +317,7 @@ class ConceptTrainer(Trainer):
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
         """As stock or Muon, with a group for the weights that are learned between losses, which do not decay."""
-        is_new = self.optimizer is None
+        is_new = self.optimizer is None  # type: ignore[has-type]
         if is_new and self.args.muon:
             opt_model = self.model if model is None else model
             decaying = set(self.get_decay_parameter_names(opt_model))

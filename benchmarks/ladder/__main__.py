@@ -106,6 +106,7 @@ def run(options: argparse.Namespace, path: Path) -> None:
         cache=options.cache,
         retry=options.retry,
         commit=options.commit or current_commit(),
+        save=options.save,
     )
     run_all(make_runs(options), plan)
 
@@ -216,6 +217,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cache", type=Path, help="folder of compiled code, kept between calls")
     parser.add_argument("--retry", action="store_true", help="do runs again that failed")
     parser.add_argument("--commit", help="of the code, where there is no git")
+    parser.add_argument("--save", type=Path, help="folder that gets the trained models, for Auto classes to load")
     defaults = {item.name: item.default for item in fields(Settings) if item.default is not MISSING}
     for name, option in RECIPE.items():
         text = f"{option['help']} (default: {defaults[name]})"

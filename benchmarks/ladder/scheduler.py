@@ -39,6 +39,7 @@ class Plan:
         cache: folder of compiled code; `None` leaves it to PyTorch.
         retry: whether to do runs again that failed.
         commit: of the code.
+        save: folder that gets the trained models; `None` keeps none.
     """
 
     data: Path
@@ -51,6 +52,7 @@ class Plan:
     cache: Path | None = None
     retry: bool = False
     commit: str = "unknown"
+    save: Path | None = None
 
 
 @dataclass
@@ -106,6 +108,7 @@ def _task(settings: Settings, plan: Plan, deadline: float | None) -> Task:
         workers=plan.workers,
         compile_ahead=plan.ahead == "compile",
         commit=plan.commit,
+        save=None if plan.save is None else str(plan.save.resolve()),
     )
 
 

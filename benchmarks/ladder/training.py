@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from datetime import date
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,7 @@ from benchmarks.ladder.variants import Variant, find_variant, size_of
 from benchmarks.loading import make_loader
 from benchmarks.results import describe_device
 from benchmarks.timing import synchronise
+from modeling_concept import register_auto_classes
 from training_concept.muon import MuonWithAdamW
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -124,6 +126,12 @@ class Run:
         }
         return {split: it.summary() for split, it in scores.items()}
 
+    def save(self, model: nn.Module, folder: Path) -> None:
+        """Put a trained model and its tokenizer into `folder`, for Auto classes to load."""
+        register_auto_classes()
+        self.contender.pretrained(model, self.settings.length).save_pretrained(folder)
+        self.corpus.tokenizer.save_pretrained(folder)
+
     def result(self, progress: Progress, evaluation: dict[str, Any]) -> dict[str, Any]:
         """What is written of a finished run."""
         speed = progress.tokens / progress.seconds
@@ -183,6 +191,7 @@ def perform(
     workers: int = 4,
     turn: AbstractContextManager[Any] | None = None,
     compile_ahead: bool = False,
+    save: Path | None = None,
 ) -> dict[str, Any]:
     """
     Do a run and describe it; whatever goes wrong is part of the description.
@@ -194,6 +203,7 @@ def perform(
         workers: processes that make batches.
         turn: held while the run needs the device for itself; data are read before.
         compile_ahead: whether the run compiles before it is its turn, beside another one.
+        save: folder that gets the trained model.
 
     Raises:
         LeftOutError: what `turn` raises, if its turn comes too late.
@@ -211,6 +221,8 @@ def perform(
                 run.warm_up(model)
             progress = run.train(model)
             record |= run.result(progress, run.evaluate(model))
+        if save is not None:
+            run.save(model, save)
     except LeftOutError:
         raise
     # A library, kernel or device may raise anything; the ladder records it and goes on.

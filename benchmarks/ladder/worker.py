@@ -36,6 +36,7 @@ class Task:
         workers: processes that make batches.
         compile_ahead: whether to compile before it is the run's turn.
         commit: of the code.
+        save: folder that gets the trained models, each in a folder of its run's name; `None` keeps none.
     """
 
     settings: Settings
@@ -46,6 +47,7 @@ class Task:
     workers: int
     compile_ahead: bool
     commit: str
+    save: str | None = None
 
     @property
     def path(self) -> Path:
@@ -89,6 +91,7 @@ def main(arguments: Sequence[str]) -> int:
             task.workers,
             take_turn(Path(task.lock), task.deadline),
             task.compile_ahead,
+            None if task.save is None else Path(task.save) / task.settings.name,
         )
     except LeftOutError:
         return LEFT_OUT

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from benchmarks.ladder import __main__ as ladder
 from benchmarks.ladder import scheduler
@@ -205,10 +206,13 @@ def test_runs_are_done_once_and_a_failure_ends_nothing(data, tmp_path, monkeypat
     (tmp_path / "missing").mkdir()
     (tmp_path / "missing" / "datasets.py").write_text("raise ImportError('not here')\n", encoding="utf-8")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "missing"))
-    ladder.main(arguments(data, tmp_path, "hybrid:hidden_size=33", BERT))
+    saved = tmp_path / "models"
+    ladder.main([*arguments(data, tmp_path, "hybrid:hidden_size=33", BERT), "--save", str(saved)])
     records = {it["settings"]["variant"]: it for it in map(json.loads, map(Path.read_text, tmp_path.glob("*.json")))}
     assert "hidden_size=33" in records["hybrid:hidden_size=33"]["error"]
     assert records[BERT]["evaluation"]["validation"]["loss"] > 0
+    assert [(it / "model.safetensors").is_file() for it in saved.iterdir()] == [True]
+    assert [it.name for it in saved.iterdir()] == [records[BERT]["run"]]
     assert records[BERT]["commit"] == "abc1234"
     times = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.json")}
     ladder.main(arguments(data, tmp_path, "hybrid:hidden_size=33", BERT))
@@ -226,6 +230,27 @@ def test_a_process_that_dies_is_recorded_and_may_be_tried_again(data, tmp_path, 
     assert json.loads(path.read_text())["error"] == "the process ended with 9: out of memory"
     ladder.main([*arguments(data, tmp_path / "runs", BERT), "--retry"])
     assert "1 runs to do, 0 are done" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("name", [HYBRID, BERT, MODERNBERT])
+def test_a_trained_model_is_saved_for_auto_classes(name, corpus, tmp_path):
+    run = Run(settings(name), corpus, CPU, workers=0)
+    model, batch = run.build(), next(run.batches)
+    run.train(model)
+    run.save(model.train(), tmp_path)
+    loaded = AutoModelForMaskedLM.from_pretrained(tmp_path, trust_remote_code=True)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    assert len(tokenizer) == len(corpus.tokenizer)
+    length = int(batch.inputs["input_ids"].shape[1])
+    text = batch.inputs["input_ids"][:, : min(length, 16)]
+    whole = run.contender.pretrained(model, 512).eval()
+    whole.set_attn_implementation("eager")
+    loaded.set_attn_implementation("eager")
+    with torch.no_grad():
+        torch.testing.assert_close(loaded.eval()(text).logits, whole(text).logits)
+    classifier = AutoModelForSequenceClassification.from_pretrained(tmp_path, trust_remote_code=True, num_labels=3)
+    with torch.no_grad():
+        assert classifier(text).logits.shape == (len(text), 3)
 
 
 def test_a_spent_budget_starts_nothing(data, tmp_path, monkeypatch):
