@@ -19,8 +19,10 @@ from benchmarks.ladder.corpus import Corpus, load_corpus
 from benchmarks.ladder.evaluate import HeldOut, token_losses
 from benchmarks.ladder.settings import Settings
 from benchmarks.ladder.training import LeftOutError, Run, perform
+from benchmarks.ladder.variants import size_of
 from benchmarks.ladder.worker import LEFT_OUT, Task, take_turn
 from benchmarks.ladder.worker import main as work
+from benchmarks.results import ROOT
 from tests.benchmarks.ladder_corpus import (
     BERT,
     HYBRID,
@@ -304,6 +306,13 @@ def test_a_file_lists_runs_of_several_kinds(data, tmp_path):
     assert (first.variant, first.length, first.learning_rate, first.seed) == ("hybrid", 64, 1e-3, 0)
     assert (second.variant, second.length, second.learning_rate, second.seed) == ("bert", 512, 5e-4, 2)
     assert (first.budget, first.final) == (second.budget, second.final) == (30.0, True)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes" / "ladder").glob("*.yaml")), ids=lambda path: path.stem)
+def test_lists_of_runs_name_runs_that_can_be_built(data, tmp_path, path):
+    runs = ladder.make_runs(ladder._parse(["run", "--data", str(data), "--output", str(tmp_path), "--runs", str(path)]))
+    assert len({run.name for run in runs}) == len(runs)
+    assert all(size_of(run.variant, run.length, 320).body > 1e7 for run in runs)
 
 
 @pytest.mark.parametrize(
