@@ -27,7 +27,8 @@ class MuonWithAdamW(torch.optim.Optimizer):
     for the others, so that one schedule and one checkpoint serve both.
 
     It computes what `torch.optim.Muon(adjust_lr_fn="match_rms_adamw")` does, for all matrices of a shape at a time;
-    one by one, those of a small model take a thousand kernels that are shorter than their launch.
+    one by one, those of a small model take a thousand kernels that are shorter than their launch. A matrix that is
+    several times as tall as wide, such as one of queries, keys and values, counts as several (see `in_parts`).
 
     Args:
         params: parameters or groups of them; a group may set `muon` and any of the arguments below.
@@ -103,9 +104,10 @@ class MuonWithAdamW(torch.optim.Optimizer):
         buffers = [self.state[it]["momentum_buffer"] for it in params]
         torch._foreach_lerp_(buffers, grads, 1 - group["momentum"])
         ahead = torch._foreach_lerp(grads, buffers, group["momentum"])
-        directions = orthogonalised(torch.stack(ahead), group["iterations"]).to(params[0].dtype)
+        parts = in_parts(torch.stack(ahead))
+        directions = orthogonalised(parts, group["iterations"]).to(params[0].dtype).view(len(params), *params[0].shape)
         torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
-        scale = ADAMW_RMS * math.sqrt(max(params[0].shape))
+        scale = ADAMW_RMS * math.sqrt(max(parts.shape[-2:]))
         torch._foreach_add_(params, list(directions.unbind()), alpha=-group["lr"] * scale)
 
     def _step_adamw(self, params: list[torch.Tensor], group: dict[str, Any]) -> None:
@@ -128,6 +130,16 @@ class MuonWithAdamW(torch.optim.Optimizer):
             eps=group["eps"],
             maximize=False,
         )
+
+
+def in_parts(matrices: torch.Tensor) -> torch.Tensor:
+    """
+    `matrices` `[n, rows, columns]` as square ones `[n * parts, columns, columns]` if they are a whole number of those
+    on top of each other, else as they are: one matrix for several projections is no reason to orthogonalise them
+    together.
+    """
+    rows, columns = matrices.shape[-2:]
+    return matrices.view(-1, columns, columns) if rows % columns == 0 else matrices
 
 
 def orthogonalised(matrices: torch.Tensor, iterations: int) -> torch.Tensor:

@@ -51,6 +51,16 @@ def test_it_steps_as_the_optimizers_of_pytorch_do():
     assert torch.equal(ours[-1], theirs[-1])
 
 
+def test_a_matrix_of_several_projections_steps_like_several_matrices():
+    fused, first, second = (nn.Parameter(torch.ones(rows, 6)) for rows in (12, 6, 6))
+    optimizer = MuonWithAdamW([{"params": [fused, first, second], "muon": True}], lr=0.1)
+    for step in range(3):
+        set_gradients([fused], step)
+        first.grad, second.grad = fused.grad[:6].clone(), fused.grad[6:].clone()
+        optimizer.step()
+    assert torch.equal(fused, torch.cat([first, second]))
+
+
 @pytest.mark.parametrize("shape", [(3, 16, 24), (3, 24, 16), (2, 16, 16)])
 def test_singular_values_come_near_to_1(shape):
     matrices = torch.randn(shape, generator=torch.Generator().manual_seed(1))
