@@ -31,7 +31,7 @@ from evaluation_concept.errors import exit_code
 from evaluation_concept.health import check_health, is_well
 from evaluation_concept.states import TokenRow, cut_rows, load_masked_lm, naming
 from evaluation_concept.tagged import read_tagged_folder
-from training_concept.arguments import parse_dataclasses
+from training_concept.arguments import check_needs, given_settings, parse_dataclasses
 from training_concept.data import load_documents
 from training_concept.masking import MaskingCollator
 from training_concept.recipes import DataRecipe, Source
@@ -94,11 +94,15 @@ class AnalysisArguments:
         if not self.model_name_or_path:
             raise ValueError("Name the checkpoint to look at: --model_name_or_path.")
         if self.health:
+            if ignored := given_settings(self).keys() - {"model_name_or_path", "health", "trust_remote_code"}:
+                names = ", --".join(sorted(ignored))
+                raise ValueError(f"--health looks at the checkpoint alone: leave out --{names}.")
             return
         if self.output_dir is None:
             raise ValueError("Say where to write the report: --output_dir.")
         if (self.text_file is None) == (self.dataset_name is None):
             raise ValueError("Name the text to analyse on: either --text_file or --dataset_name.")
+        check_needs(self, dict.fromkeys(("split", "dataset_config_name"), ("dataset_name",)))
         for name, lowest in (("max_documents", 2), ("max_seq_length", 8)):
             value = getattr(self, name)
             if value is not None and value < lowest:
@@ -206,7 +210,7 @@ def _row_length(options: AnalysisArguments, model: PreTrainedModel, tokenizer: P
 
 
 def _settings(options: AnalysisArguments, subject: Subject) -> dict[str, object]:
-    given = {name: value for name, value in asdict(options).items() if value not in (None, False)}
+    given = {name: value for name, value in asdict(options).items() if value is not None and value is not False}
     facts = {
         "family": subject.model.config.family,
         "parameters": subject.model.num_parameters(),

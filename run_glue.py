@@ -31,12 +31,14 @@ from evaluation_concept.tasks import TaskData
 from modeling_concept import register_auto_classes
 from training_concept.arguments import parse_dataclasses
 from training_concept.finetuning.arguments import ClassifierArguments, ExperimentArguments, FineTuningArguments
-from training_concept.finetuning.card import push_task_model, write_task_card
+from training_concept.finetuning.card import write_task_card
 from training_concept.finetuning.cell import FineTuner
+from training_concept.finetuning.data import drawn_rows
 from training_concept.finetuning.experiment import Outcome, Plan, run_task
 from training_concept.finetuning.model import classifier_config, tokenizer_for
 from training_concept.finetuning.results import RESULTS_FILE, compare, task_results, write_run
 from training_concept.finetuning.task_arguments import TaskArguments, load_tasks
+from training_concept.publishing.pushing import push_run
 
 CELLS_FOLDER, SUBMISSION_FOLDER = "cells", "submission"
 
@@ -88,7 +90,7 @@ def _prepare(data: TaskData, options: ExperimentArguments, training_args: FineTu
     evaluation = {split: examples.first(limit) for split, examples in data.evaluation.items()}
     return replace(
         data,
-        train=data.train.first(options.max_train_samples) if data.train else None,
+        train=data.train.take(drawn_rows(len(data.train), options.max_train_samples)) if data.train else None,
         evaluation=evaluation if training_args.do_eval else {},
         selection=data.selection.first(limit) if data.selection else None,
         test={file: examples.first(options.max_predict_samples) for file, examples in data.test.items()},
@@ -179,14 +181,14 @@ def _finish(
     table: str,
     task_args: TaskArguments,
 ) -> None:
-    glue = not (task_args.files or task_args.package_dir)
+    glue = not (task_args.files or task_args.in_packages)
     sources = {name: (GLUE_DATASET, name) if glue else (name, None) for name in tasks}
     write_task_card(tuner.training_args, tuner.model_args, content, table, sources)
     files = [file for outcome in outcomes.values() for file in outcome.test]
     written = f"\nPredictions: {Path(tuner.training_args.output_dir) / SUBMISSION_FOLDER} ({', '.join(files)})"
     print(f"\n{table}{written if files else ''}", flush=True)
     if tuner.training_args.push_to_hub:
-        push_task_model(tuner.training_args)
+        push_run(tuner.training_args, Path(tuner.training_args.output_dir))
 
 
 if __name__ == "__main__":

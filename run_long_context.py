@@ -30,6 +30,7 @@ from transformers import PreTrainedTokenizerBase
 
 from evaluation_concept.errors import exit_code
 from evaluation_concept.long_context.baselines import FIRST_TOKENS
+from evaluation_concept.long_context.kept import load_documents
 from evaluation_concept.long_context.registry import find_tasks
 from evaluation_concept.long_context.tasks import (
     CLASSIFICATION,
@@ -44,6 +45,7 @@ from modeling_concept import register_auto_classes
 from training_concept.arguments import parse_dataclasses
 from training_concept.finetuning.arguments import ClassifierArguments, FineTuningArguments
 from training_concept.long_context.arguments import LongContextArguments
+from training_concept.long_context.card import check_push, push_model
 from training_concept.long_context.comparison import compare_runs, write_comparison
 from training_concept.long_context.experiment import (
     FIRST,
@@ -51,20 +53,18 @@ from training_concept.long_context.experiment import (
     Outcome,
     Part,
     Plan,
-    Stage,
     run_baselines,
     run_generator,
     run_model,
-    split_parts,
 )
 from training_concept.long_context.results import RESULTS_FILE, read_results, task_results, write_outcome, write_run
 from training_concept.long_context.setup import (
     export_texts,
     make_sources,
-    make_tuner,
     task_tokenizer,
     with_overrides,
 )
+from training_concept.long_context.stages import load_stages, make_stage, make_stages
 
 CELLS_FOLDER, MODELS_FOLDER, COMPARE_FOLDER = "cells", "models", "compare"
 NO_GENERATOR = "its answers are written, for which there is no generator"
@@ -135,8 +135,7 @@ def _check(tasks: Sequence[Task], options: LongContextArguments, args: FineTunin
         raise ValueError("Nothing to do: ask for --do_eval, and for --do_train, --do_predict or both beside it.")
     if args.eval_strategy != "no":
         raise ValueError("--eval_strategy: what is scored is scored once, at the end; leave it at no.")
-    if args.push_to_hub:
-        raise ValueError("--push_to_hub: this script measures; models are uploaded from their folders.")
+    check_push(args, tasks, bool(options.compare))
     if not args.do_train and (options.length_curriculum or options.compare):
         raise ValueError("--length_curriculum and --compare train models: they go with --do_train.")
     if not args.do_train and (folded := [task.name for task in tasks if task.folds and task.kind != GENERATIVE]):
@@ -177,42 +176,34 @@ def _run_tasks(run: Run, tasks: Sequence[Task], generator: Generator | None) -> 
             table = write_run(run.folder, content)
     if run.training_args.process_index == 0:
         print(f"\n{table or write_run(run.folder, content)}", flush=True)
+        if run.training_args.push_to_hub:
+            folder = run.folder / MODELS_FOLDER / tasks[0].name
+            push_model(folder, run.training_args, run.model_args, tasks[0], content)
     return content
 
 
 def _generate(run: Run, task: Task, generator: Generator | None) -> Outcome:
     assert generator is not None
-    examples = task.load(run.sources)
+    examples = load_documents(task, run.sources)
     scored = list(examples[task.scored])[: run.options.max_eval_samples]
     return run_generator(task, generator, scored, _hidden(run, task, examples))
 
 
 def _run_task(run: Run, task: Task) -> Outcome:
     tokenizer = task_tokenizer(task, run.sources, run.model_args, run.options)
-    lengths = [*(run.options.length_curriculum or []), run.options.max_seq_length]
-    sources = [replace(run.sources, length=length, tokenizer=tokenizer) for length in lengths]
-    examples = task.load(sources[-1])
-    loaded = [task.load(each) if task.generated else examples for each in sources[:-1]] + [examples]
-    parts = [_parts(run, task, each) for each in loaded]
-    plan = _plan(run, task, examples)
-    outcome = Outcome(task, [example for part in parts[-1] for example in part.scored])
-    outcome.trained_on = [len(part.train) for part in parts[-1]] if plan.train else []
-    settings = run.options, run.training_args, tokenizer
-    stages = [
-        Stage(length, make_tuner(task, run.model_args, *settings, length), some)
-        for length, some in zip(lengths, parts, strict=True)
-    ]
+    loaded = load_stages(task, replace(run.sources, tokenizer=tokenizer), run.options)
+    settings = run.model_args, run.options, run.training_args, tokenizer
+    stages = make_stages(task, loaded, *settings)
+    parts, plan = stages[-1].parts, _plan(run, task, loaded[-1])
+    outcome = Outcome(task, [example for part in parts for example in part.scored])
+    outcome.trained_on = [len(part.train) for part in parts] if plan.train else []
     run_model(task, stages, plan, MODEL, outcome)
-    if run.options.first_tokens_ablation and plan.train and lengths[-1] > FIRST_TOKENS:
-        first = Stage(FIRST_TOKENS, make_tuner(task, run.model_args, *settings, FIRST_TOKENS), parts[-1])
+    if run.options.first_tokens_ablation and plan.train and run.options.max_seq_length > FIRST_TOKENS:
+        first = make_stage(task, FIRST_TOKENS, parts, *settings)
         run_model(task, [first], replace(plan, hidden=(), keep=None), FIRST, outcome)
     if run.options.baselines and plan.train:
-        outcome.predictions |= _baselines(run, task, parts[-1], tokenizer)
+        outcome.predictions |= _baselines(run, task, parts, tokenizer)
     return outcome
-
-
-def _parts(run: Run, task: Task, examples: Examples) -> list[Part]:
-    return split_parts(task, examples, run.options.max_train_samples, run.options.max_eval_samples)
 
 
 def _plan(run: Run, task: Task, examples: Examples) -> Plan:
@@ -223,6 +214,7 @@ def _plan(run: Run, task: Task, examples: Examples) -> Plan:
         train=run.training_args.do_train,
         hidden=_hidden(run, task, examples),
         keep=run.folder / MODELS_FOLDER / task.name,
+        score_every_length=run.options.score_every_length,
     )
 
 

@@ -21,19 +21,27 @@ import datasets
 import transformers
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
-from configuration_concept import export_code
 from evaluation_concept.errors import exit_code
 from modeling_concept import register_auto_classes
 from training_concept.arguments import ConceptTrainingArguments, DataArguments, ModelArguments, parse_arguments
 from training_concept.build import build_config, build_model, build_tokenizer, check_length
 from training_concept.data import load_documents, training_texts
-from training_concept.masking import MaskingCollator
+from training_concept.masking import MaskingCollator, build_collator
 from training_concept.mixture import EvenCollator, MixtureDataset, MixtureStream, rates_by_stage
-from training_concept.publish import LOSS_CURVE, has_code, loss_figure, push, write_card
+from training_concept.publishing.card import LOSS_CURVE, has_code, loss_figure, write_card
+from training_concept.publishing.pushing import push_run
 from training_concept.recipes import DataRecipe, recipe_from_arguments
 from training_concept.report import baseline_metrics, fill_masks, loading_code, print_report, results_table
 from training_concept.rows import RunRows, build_rows, resolve_sequence_length, row_format
-from training_concept.run import claim_folder, describe_run, find_checkpoint, finish_run, write_counts, write_results
+from training_concept.run import (
+    check_results_folder,
+    claim_folder,
+    describe_run,
+    find_checkpoint,
+    finish_run,
+    write_counts,
+    write_results,
+)
 from training_concept.sources import AnyDataset
 from training_concept.trainer import ConceptTrainer, takes_documents
 from training_concept.warmup import warm_up
@@ -56,6 +64,8 @@ def main(arguments: Sequence[str]) -> dict[str, float]:
     description = describe_run(model_args, data_args, training_args, config)
     resumes = training_args.do_train and not training_args.warm_up
     checkpoint = find_checkpoint(training_args, description) if resumes else None
+    if not training_args.do_train:
+        check_results_folder(Path(training_args.output_dir), description, model_args.model_name_or_path)
     recipe = recipe_from_arguments(data_args)
     documents, tokenizer = _load_texts(recipe, model_args, data_args, training_args)
     check_length(config, data_args.max_seq_length)
@@ -86,7 +96,7 @@ def main(arguments: Sequence[str]) -> dict[str, float]:
     trainer.accelerator.wait_for_everyone()
     trainer.accelerator.end_training()
     if writes and training_args.do_train and training_args.push_to_hub:
-        push(trainer)
+        push_run(training_args, Path(training_args.output_dir))
     return metrics
 
 
@@ -154,30 +164,19 @@ def _build_collator(
     seed: int,
     vocab_size: int,
 ) -> MaskingCollator:
-    return MaskingCollator(
+    return build_collator(
         tokenizer,
-        scheme=data_args.masking_scheme,
+        data_args,
         mlm_probability=rates,
-        mask_replace_prob=data_args.mask_replace_prob,
-        random_replace_prob=data_args.random_replace_prob,
         seed=seed,
         # Lines keep batches as short as they are, unless batches have to fit together.
         length=None if data_args.line_by_line and not rows.streams else rows.format.length,
         max_documents=rows.format.max_documents,
         vocab_size=vocab_size,
-        span_distribution=data_args.span_distribution,
-        span_success_probability=data_args.span_success_probability,
-        min_span_length=data_args.min_span_length,
-        max_span_length=data_args.max_span_length,
-        span_unit=data_args.span_unit,
-        pmi_vocabulary=data_args.pmi_vocabulary,
     )
 
 
 def _train(trainer: ConceptTrainer, checkpoint: Path | None) -> dict[str, float]:
-    if has_code(trainer.model) and trainer.is_world_process_zero():
-        # Uploads in mid-training take the weights from checkpoints, and leave their code behind.
-        export_code(trainer.args.output_dir)
     metrics = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None).metrics
     trainer.save_model(_internal_call=True)
     trainer.save_state()

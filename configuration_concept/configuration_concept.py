@@ -21,6 +21,7 @@ from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.utils import auto_docstring
 
 # 2: queries, keys and values of self-attention have one matrix, as have both factors of the gated MLP.
@@ -61,7 +62,12 @@ CHOICES = {
     "decoder_tokens": ("none", "window"),
     "masked_tokens": ("drop", "mask"),
     "readout": ("decoder", "concepts", "cls_query", "tokens"),
+    "hidden_activation": (
+        *("gelu_pytorch_tanh", "gelu", "gelu_new", "gelu_fast", "quick_gelu", "relu", "relu2", "relu6", "leaky_relu"),
+        *("silu", "swish", "hardswish", "mish", "tanh", "sigmoid", "linear"),
+    ),
 }
+PROBLEM_TYPES = (None, "regression", "single_label_classification", "multi_label_classification")
 POSITIVE = (
     # Widths that others follow from come first, so that an error names what was set.
     *("hidden_size", "token_hidden_size", "embedding_size", "intermediate_size", "token_intermediate_size"),
@@ -69,6 +75,19 @@ POSITIVE = (
     *("num_hidden_layers", "num_attention_heads", "read_every", "num_decoder_layers"),
     *("num_concepts", "concept_ratio", "min_concepts", "conv_kernel_size", "cope_distances", "num_iterations"),
 )
+
+# What exceeds these is damaged or hostile. Most sizes cost nothing until weights or long documents match them; layers,
+# and what comes with the shortest document too, cost time and memory at once.
+LARGEST = 2**20
+MOST_LAYERS = 2**9
+MOST_AT_ONCE = 2**12
+AT_ONCE = (
+    *("num_concepts", "min_concepts", "num_global_concepts", "cope_distances"),
+    *("local_attention", "decoder_window", "conv_kernel_size"),
+)
+# What makes an input pass many layers, in the core and beside it.
+REPEATED = ("num_hidden_layers", "num_interleaved_token_layers", "num_iterations")
+ONCE = ("num_token_layers", "num_funnel_stages", "num_decoder_layers", "num_decoder_mixing_layers")
 
 # Everything that a preset leaves out follows from `hidden_size` and `num_hidden_layers`, the size dial.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -316,14 +335,14 @@ class ConceptEncoderConfig(PreTrainedConfig):
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self, **kwargs: Any) -> None:
-        self.token_hidden_size = self.token_hidden_size or self.hidden_size
-        self.embedding_size = self.embedding_size or self.token_hidden_size
-        self.token_intermediate_size = self.token_intermediate_size or 2 * self.token_hidden_size
-        self.intermediate_size = self.intermediate_size or 2 * self.hidden_size
+        self._default(token_hidden_size=self.hidden_size, intermediate_size=2 * self.hidden_size)
+        self._default(embedding_size=self.token_hidden_size, token_intermediate_size=2 * self.token_hidden_size)
         rotates = self.position_embedding == "rope" and self.concept_init == "anchored"
         self.concept_positions = self.concept_positions or ("rope" if rotates else "none")
         self._check()
+        self._check_labels(kwargs.get("num_labels"))
         super().__post_init__(**kwargs)
+        self._check_rope()
 
     @classmethod
     def from_preset(cls, name: str, **overrides: Any) -> "ConceptEncoderConfig":
@@ -367,8 +386,15 @@ class ConceptEncoderConfig(PreTrainedConfig):
                 f"format_version={self.format_version}: this checkpoint was written by {age} version of the code, "
                 f"which reads format {FORMAT_VERSION}. Load it with `trust_remote_code=True`, by its own code."
             )
-        for check in (self._check_choices, self._check_ranges, self._check_widths, self._check_combinations):
+        checks = (self._check_choices, self._check_ranges, self._check_widths, self._check_depth)
+        for check in (*checks, self._check_combinations):
             check()
+
+    def _default(self, **values: int) -> None:
+        """Give fields that are not set these values."""
+        for field, value in values.items():
+            if getattr(self, field) is None:
+                setattr(self, field, value)
 
     def _check_choices(self) -> None:
         for field, choices in CHOICES.items():
@@ -380,14 +406,21 @@ class ConceptEncoderConfig(PreTrainedConfig):
             **dict.fromkeys(("num_token_layers", "num_interleaved_token_layers", "num_global_concepts"), 0),
             **dict.fromkeys(("num_decoder_mixing_layers", "num_funnel_stages"), 0),
             **dict.fromkeys(("local_attention", "decoder_window"), 2),
-            **dict.fromkeys(POSITIVE, 1),
+            **dict.fromkeys((*POSITIVE, "max_concepts"), 1),
         }
         for field, low in lowest.items():
+            high = MOST_AT_ONCE if field in AT_ONCE else LARGEST
             if getattr(self, field) < low:
                 raise ValueError(f"{field}={getattr(self, field)} must be at least {low}.")
+            if getattr(self, field) > high:
+                raise ValueError(f"{field}={getattr(self, field)} must be at most {high}.")
         for field in ("attention_dropout", "hidden_dropout", "classifier_dropout", "nested_dropout"):
             if not 0 <= getattr(self, field) < 1:
                 raise ValueError(f"{field}={getattr(self, field)} must lie in [0, 1).")
+        if not 1e-12 <= self.norm_eps <= 1:
+            raise ValueError(f"norm_eps={self.norm_eps} must lie in [1e-12, 1].")
+        if not 0 <= self.initializer_range <= 1:
+            raise ValueError(f"initializer_range={self.initializer_range} must lie in [0, 1].")
         for field in ("pad_token_id", "cls_token_id", "sep_token_id", "mask_token_id"):
             if (token_id := getattr(self, field)) is not None and not 0 <= token_id < self.vocab_size:
                 raise ValueError(f"{field}={token_id} lies outside the vocabulary of {self.vocab_size} (vocab_size).")
@@ -408,6 +441,37 @@ class ConceptEncoderConfig(PreTrainedConfig):
             raise ValueError(
                 f"num_hidden_layers={self.num_hidden_layers} is not a multiple of read_every={self.read_every}."
             )
+
+    def _check_depth(self) -> None:
+        core = self.num_hidden_layers + self.num_stages * self.num_interleaved_token_layers
+        layers = core * self.num_iterations + sum(getattr(self, field) for field in ONCE)
+        if layers > MOST_LAYERS:
+            raise ValueError(f"{', '.join(REPEATED + ONCE)}: together {layers} layers, more than {MOST_LAYERS}.")
+
+    def _check_labels(self, number: Any) -> None:
+        # Some versions of transformers check it, too.
+        if self.problem_type not in PROBLEM_TYPES:
+            raise ValueError(
+                f"problem_type={self.problem_type!r} is not one of {', '.join(map(repr, PROBLEM_TYPES))}."
+            )
+        names = self.id2label
+        number = (2 if number is None else number) if names is None else len(names)
+        if not isinstance(number, int) or isinstance(number, bool) or not 1 <= number <= LARGEST:
+            raise ValueError(
+                f"num_labels={number!r} (or as many id2label) must be a whole number from 1 to {LARGEST}."
+            )
+
+    def _check_rope(self) -> None:
+        given = self.rope_parameters or {}
+        kind = given.get("rope_type", "default")
+        # Tokens, concepts and decoded positions are rotated in calls of their own, which have lengths of their own.
+        kinds = ("default", *sorted(ROPE_INIT_FUNCTIONS.keys() - {"dynamic", "longrope"}))
+        if kind not in kinds:
+            raise ValueError(f"rope_parameters: rope_type={kind!r} is not one of {', '.join(kinds)}.")
+        for name in ("rope_theta", "factor", "original_max_position_embeddings"):
+            value = given.get(name, 1)
+            if not isinstance(value, int | float) or not 1 <= value < float("inf"):
+                raise ValueError(f"rope_parameters: {name}={value!r} must be a number of at least 1.")
 
     def _check_combinations(self) -> None:
         if self.position_embedding == "rope" and self.head_dim % 2:
@@ -431,6 +495,8 @@ class ConceptEncoderConfig(PreTrainedConfig):
             raise ValueError(f"tracked_iterations={self.tracked_iterations} must be at least 1.")
         if self.masked_tokens == "drop" and self.mask_token_id is None:
             raise ValueError("masked_tokens='drop' needs a mask_token_id.")
+        if self.mask_token_id is not None and self.mask_token_id == self.pad_token_id:
+            raise ValueError(f"mask_token_id={self.mask_token_id} is pad_token_id too: padding would be predicted.")
 
 
 __all__ = ["ConceptEncoderConfig"]

@@ -14,6 +14,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from evaluation_concept.baselines import IGNORED_LABEL, TokenStatistics, unigram_baseline
+from evaluation_concept.errors import NotMeasurableError
 from evaluation_concept.states import num_free_concepts
 
 SHARES = (0.1, 0.25, 0.5, 0.75, 0.9)
@@ -98,7 +99,7 @@ def ablate_slots(
         with nothing_written_back(model.base_model):
             means["tokens alone"].add(*_loss(model, batch, _encode(model, batch), keeps["none"]))
     if means["full"].value is None:
-        raise ValueError("No batch has a masked position to score.")
+        raise NotMeasurableError("No batch has a masked position to score.")
     values: dict[Any, Any] = {name: mean.value for name, mean in means.items()}
     return SlotAblation(
         full=values["full"],

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evaluation_concept.ablation import Batch, ablate_slots
 from evaluation_concept.concept_metrics import centred_spectrum, measure_concepts
+from evaluation_concept.errors import NotMeasurableError
 from evaluation_concept.probes import (
     OrderRecovery,
     SwapPair,
@@ -94,7 +95,7 @@ def analyse(subject: Subject) -> Results:
         logger.info("analysing: %s", name)
         try:
             results[name] = part(subject)
-        except ValueError as error:
+        except NotMeasurableError as error:
             results["not_run"][name] = str(error)
     if not subject.tagged:
         results["not_run"]["parts of speech"] = "no corpus with tags was given (--tagged_corpus)"

@@ -16,6 +16,8 @@ from datasets import Dataset, IterableDataset
 from scipy.optimize import minimize_scalar
 from torch.nn.utils.rnn import pad_sequence
 
+from evaluation_concept.errors import NotMeasurableError
+
 IGNORED_LABEL = -100
 ROWS_PER_BATCH = 1000
 
@@ -60,7 +62,7 @@ class TokenStatistics:
         is_special[list(special_token_ids)] = True
         counts[is_special] = 0
         if not counts.any():
-            raise ValueError("there are no tokens to count")
+            raise NotMeasurableError("there are no tokens to count")
         return cls(counts, is_special)
 
     @property
@@ -100,7 +102,7 @@ def bag_of_words_baseline(
         hits += int((mixture.argmax(axis=1)[rows] == gold).sum())
         count += len(gold)
     if count == 0:
-        raise ValueError("no batch has a masked position to score")
+        raise NotMeasurableError("no batch has a masked position to score")
     return BaselineScore(loss=float(loss / count), accuracy=hits / count, num_tokens=count)
 
 
@@ -112,7 +114,7 @@ def fit_bag_of_words_weight(statistics: TokenStatistics, batches: Iterable[Mappi
     """
     unigram, bag = np.concatenate([np.empty((2, 0)), *_gold_probabilities(statistics, batches)], axis=1)
     if unigram.size == 0:
-        raise ValueError("no batch has a masked position to fit the weight on")
+        raise NotMeasurableError("no batch has a masked position to fit the weight on")
     found = minimize_scalar(
         lambda weight: -np.log((1 - weight) * unigram + weight * bag).mean(), bounds=(0.0, 1.0), method="bounded"
     )

@@ -24,7 +24,7 @@ def read_columns(source: str, columns: Sequence[str], split: str = "train") -> D
         OSError: if there is no such file or dataset.
         ValueError: if a file is of another kind, is none of its kind, has no rows, or lacks a column.
     """
-    rows = _read_file(Path(source)) if Path(source).suffix in FORMATS else _read_dataset(source, split)
+    rows = _read_file(Path(source)) if Path(source).suffix.lower() in FORMATS else _read_dataset(source, split)
     if missing := [column for column in columns if column not in rows.column_names]:
         there = ", ".join(map(repr, rows.column_names))
         raise ValueError(f"{source} has no column {', '.join(map(repr, missing))}; it has {there}.")
@@ -53,9 +53,11 @@ def _read_file(path: Path) -> Dataset:
     if not path.stat().st_size:
         raise ValueError(f"{path} has no rows.")
     try:
-        return load_dataset(FORMATS[path.suffix], data_files=str(path), split="train")
+        return load_dataset(FORMATS[path.suffix.lower()], data_files=str(path), split="train")
     except DatasetGenerationError as error:
         raise ValueError(f"{path} cannot be read: {error.__cause__ or error}") from error
+    except ValueError as error:  # as for a CSV file that is its header alone
+        raise ValueError(f"{path} has no rows ({error}).") from error
 
 
 def _read_dataset(name: str, split: str) -> Dataset:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import torch
 
+from evaluation_concept.errors import NotMeasurableError
+
 NOT_FINITE = "Some concepts are not finite (NaN or infinity): check the checkpoint with --health."
 # Concepts come in float32 or less: what is smaller than this, relative to their size, is rounding.
 ROUNDING = 1e-5
@@ -237,7 +239,7 @@ def _prepared(concepts: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.
     mask = mask.bool()
     concepts = concepts.double().masked_fill(~mask.unsqueeze(2), 0)
     if not concepts.isfinite().all():
-        raise ValueError(NOT_FINITE)
+        raise NotMeasurableError(NOT_FINITE)
     return concepts, mask
 
 

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import save_file
-from transformers import AutoModelForTextEncoding, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForTextEncoding, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from evaluation_concept.errors import exit_code
 from evaluation_concept.files import draft
@@ -103,7 +103,7 @@ def main(arguments: Sequence[str]) -> None:
     model = place_encoder(options)
     encoded = model.encode(
         texts,
-        AutoTokenizer.from_pretrained(options.checkpoint, trust_remote_code=options.trust_remote_code),
+        load_tokenizer(options.checkpoint, options.trust_remote_code),
         tokens_per_batch=options.tokens_per_batch,
         max_length=options.max_seq_length,
         late_interaction=options.late_interaction,
@@ -200,6 +200,19 @@ def load_encoder(checkpoint: str, trust_remote_code: bool = False, **options: An
             "comes with older code."
         )
     return model
+
+
+def load_tokenizer(name: str, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """
+    The tokenizer of a checkpoint, or one on its own, without running code that comes with it unless that is trusted.
+
+    Raises:
+        ValueError: if it needs such code.
+        OSError: if there is none.
+    """
+    if not trust_remote_code:  # else transformers would ask whether to run that of a concept encoder
+        register_auto_classes()
+    return AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
 
 
 def place_encoder(options: argparse.Namespace) -> PreTrainedModel:

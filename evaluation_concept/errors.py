@@ -18,6 +18,10 @@ class FinishedRunError(RuntimeError):
     """The output folder holds the finished run that was asked for."""
 
 
+class NotMeasurableError(ValueError):
+    """A model or texts of which something cannot be measured, although nothing is wrong with the call."""
+
+
 def exit_code(main: Callable[[Sequence[str]], Any], arguments: Sequence[str]) -> int:
     """
     Run `main(arguments)` as a command: 0, 1 if there is nothing left to do, 2 for what the user can put right.

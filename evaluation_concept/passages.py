@@ -3,7 +3,7 @@
 """Long texts in passages that overlap, cut between words."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -56,10 +56,29 @@ def _spans(text: str, tokenizer: PreTrainedTokenizerBase, max_tokens: int, overl
     offsets = encoded["offset_mapping"]
     if not offsets:
         return []
-    firsts = range(0, max(len(offsets) - overlap, 1), max_tokens - overlap)
-    spans = [[offsets[first][0], offsets[first : first + max_tokens][-1][1]] for first in firsts]
+    if overlap:
+        firsts = list(range(0, max(len(offsets) - overlap, 1), max_tokens - overlap))
+        lasts = [min(first + max_tokens, len(offsets)) for first in firsts]
+    else:
+        firsts = _word_begins(text, offsets, max_tokens)
+        lasts = [*firsts[1:], len(offsets)]
+    spans = [[offsets[first][0], offsets[last - 1][1]] for first, last in zip(firsts, lasts, strict=True)]
     for before, after in pairwise(spans):
         spaces = [after[0] + space.start() for space in re.finditer(r"\s", text[after[0] : before[1]])]
         if spaces:  # else a word is longer than the overlap
             before[1], after[0] = spaces[-1], spaces[0]
     return spans
+
+
+def _word_begins(text: str, offsets: Sequence[tuple[int, int]], max_tokens: int) -> list[int]:
+    """First tokens of passages of at most `max_tokens`, each the first of a word unless that is longer than these."""
+    firsts = [0]
+    while (limit := firsts[-1] + max_tokens) < len(offsets):
+        begins = (
+            token
+            for token in range(limit, firsts[-1], -1)
+            # A tokenizer of bytes has the space before a word inside the word's token.
+            if text[max(offsets[token][0] - 1, 0)].isspace() or text[offsets[token][0]].isspace()
+        )
+        firsts.append(next(begins, limit))
+    return firsts

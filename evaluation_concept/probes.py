@@ -17,6 +17,8 @@ from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from evaluation_concept.errors import NotMeasurableError
+
 RIDGE_PENALTIES = (1.0, 100.0, 10_000.0)
 INVERSE_PENALTIES = (0.001, 0.01, 0.1, 1.0)
 PARTS = {"train": 0.6, "validation": 0.2, "test": 0.2}
@@ -86,11 +88,11 @@ def split_by_document(documents: Sequence[int] | np.ndarray, seed: int = 0) -> S
         documents: the document of each sample.
 
     Raises:
-        ValueError: fewer than 10 documents.
+        NotMeasurableError: fewer than 10 documents.
     """
     names = np.unique(documents)
     if len(names) < FEWEST_DOCUMENTS:
-        raise ValueError(
+        raise NotMeasurableError(
             f"Probes need {FEWEST_DOCUMENTS} documents, to train on some and test on others; got {len(names)}."
         )
     order = np.random.default_rng(seed).permutation(names)
@@ -126,11 +128,13 @@ def probe_tokens(features: np.ndarray, held: np.ndarray, split: Split) -> TokenR
         held: bool `[samples, tokens]`, from `held_tokens`.
 
     Raises:
-        ValueError: no token is in some and not in all samples of each part.
+        NotMeasurableError: no token is in some and not in all samples of each part.
     """
     varies = np.all([held[part].any(axis=0) & ~held[part].all(axis=0) for part in split], axis=0)
     if not varies.any():
-        raise ValueError("There is too little text to probe tokens: none is in some samples of each part only.")
+        raise NotMeasurableError(
+            "There is too little text to probe tokens: none is in some samples of each part only."
+        )
     held = held[:, varies]
     models = [make_pipeline(StandardScaler(), Ridge(penalty)) for penalty in RIDGE_PENALTIES]
     for model in models:

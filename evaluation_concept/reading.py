@@ -12,6 +12,7 @@ import torch
 from scipy.stats import entropy
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from evaluation_concept.errors import NotMeasurableError
 from evaluation_concept.states import num_free_concepts, pad_batches, span_of
 
 # Readers of a table of concepts that are reported: those that differ most from what they could read.
@@ -141,14 +142,16 @@ def read_weights(model: PreTrainedModel, rows: Sequence[np.ndarray]) -> Iterator
         rows: token ids of each, without mask tokens.
 
     Raises:
-        ValueError: the model gives no weights of concepts on tokens.
+        NotMeasurableError: the model gives no weights of concepts on tokens.
     """
     free = num_free_concepts(model.config)
     for group, batch in pad_batches(rows, model.config.pad_token_id or 0, model.device):
         outputs = model.base_model(**batch, output_attentions=True)
         reads = [weights for weights in outputs.cross_attentions or () if weights is not None]
         if not reads or reads[0].shape[-1] != batch["input_ids"].shape[1]:
-            raise ValueError("its reads give no weights on single tokens (a funnel, or attention that is not eager)")
+            raise NotMeasurableError(
+                "its reads give no weights on single tokens (a funnel, or attention that is not eager)"
+            )
         stages = torch.stack(reads, dim=1).float().cpu().numpy()
         used = outputs.concept_mask.bool().cpu().numpy()
         for place, index in enumerate(group):

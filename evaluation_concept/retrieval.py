@@ -18,11 +18,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evaluation_concept.bm25 import bm25_scores
 from evaluation_concept.columns import read_columns, text_column
-from evaluation_concept.encode import add_model_options, place_encoder
+from evaluation_concept.encode import add_model_options, load_tokenizer, place_encoder
 from evaluation_concept.errors import exit_code
 from evaluation_concept.files import write_json
 from evaluation_concept.late_interaction import max_sim, pad_concepts
@@ -189,7 +189,7 @@ def main(arguments: Sequence[str]) -> dict[str, dict[str, float]]:
     columns = PairColumns(options.query_column, options.passage_column, options.negatives_column)
     task = RetrievalTask.read(options.pairs, columns, options.split)
     model = place_encoder(options)
-    tokenizer = AutoTokenizer.from_pretrained(options.checkpoint, trust_remote_code=options.trust_remote_code)
+    tokenizer = load_tokenizer(options.checkpoint, options.trust_remote_code)
     settings = {
         "late_interaction": options.late_interaction,
         "max_query_length": options.max_query_length,

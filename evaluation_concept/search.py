@@ -19,9 +19,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from transformers import AutoTokenizer
-
-from evaluation_concept.encode import add_model_options, check_texts, find_texts, place_encoder
+from evaluation_concept.encode import add_model_options, check_texts, find_texts, load_tokenizer, place_encoder
 from evaluation_concept.errors import exit_code
 from evaluation_concept.passages import split_texts
 from evaluation_concept.search_index import Hit, IndexSettings, SearchIndex, probe, write_index
@@ -81,7 +79,7 @@ def load(options: argparse.Namespace, late_interaction: bool) -> TextEncoder:
     """The encoder that the settings name. See `place_encoder` for what it raises."""
     return TextEncoder(
         place_encoder(options),
-        AutoTokenizer.from_pretrained(options.checkpoint, trust_remote_code=options.trust_remote_code),
+        load_tokenizer(options.checkpoint, options.trust_remote_code),
         tokens_per_batch=options.tokens_per_batch,
         late_interaction=late_interaction,
         bf16=False,  # the weights have the type that was asked for

@@ -21,10 +21,10 @@ import torch
 from scipy.stats import pearsonr, spearmanr
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.metrics import average_precision_score, roc_auc_score
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evaluation_concept.columns import read_columns, text_column
-from evaluation_concept.encode import add_model_options, check_texts, find_texts, place_encoder
+from evaluation_concept.encode import add_model_options, check_texts, find_texts, load_tokenizer, place_encoder
 from evaluation_concept.errors import exit_code
 from evaluation_concept.files import write_json
 from evaluation_concept.late_interaction import max_sim
@@ -202,16 +202,18 @@ def main(arguments: Sequence[str]) -> dict[str, dict[str, float]]:
         OSError: no such file, folder or checkpoint.
     """
     options = _parse(arguments)
+    if options.num_pairs < 2:
+        raise ValueError(f"--num_pairs {options.num_pairs} must be at least 2: half of them are alike.")
     tokenizer = None
     if not Path(options.pairs).is_dir():
         pairs = read_text_pairs(options.pairs, options.text_columns, options.score_column, options.split)
     else:
-        tokenizer = _load_tokenizer(options)
+        tokenizer = load_tokenizer(options.checkpoint, options.trust_remote_code)
         pairs = _pairs_of_folder(options, tokenizer)
     model = place_encoder(options)
     results = evaluate_similarity(
         model,
-        tokenizer or _load_tokenizer(options),
+        tokenizer or load_tokenizer(options.checkpoint, options.trust_remote_code),
         pairs,
         max_length=options.max_seq_length,
         tokens_per_batch=options.tokens_per_batch,
@@ -220,10 +222,6 @@ def main(arguments: Sequence[str]) -> dict[str, dict[str, float]]:
     if options.output:
         write_json(Path(options.output), {"pairs": len(pairs.scores), **results})
     return results
-
-
-def _load_tokenizer(options: argparse.Namespace) -> PreTrainedTokenizerBase:
-    return AutoTokenizer.from_pretrained(options.checkpoint, trust_remote_code=options.trust_remote_code)
 
 
 def _pairs_of_folder(options: argparse.Namespace, tokenizer: PreTrainedTokenizerBase) -> TextPairs:

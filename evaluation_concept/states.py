@@ -12,6 +12,7 @@ import torch
 from transformers import AutoModelForMaskedLM, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from evaluation_concept.concept_metrics import NOT_FINITE
+from evaluation_concept.errors import NotMeasurableError
 from modeling_concept import register_auto_classes
 
 TOKENS_PER_BATCH = 8192
@@ -161,7 +162,7 @@ def encode_rows(model: PreTrainedModel, rows: Sequence[np.ndarray]) -> EncodedRo
         rows: token ids of each.
 
     Raises:
-        ValueError: concepts are not finite.
+        NotMeasurableError: concepts are not finite.
     """
     encoded: list[torch.Tensor] = [torch.empty(0)] * len(rows)
     for group, batch in pad_batches(rows, model.config.pad_token_id or 0, model.device):
@@ -169,7 +170,7 @@ def encode_rows(model: PreTrainedModel, rows: Sequence[np.ndarray]) -> EncodedRo
         for index, concepts, used in zip(group, outputs.last_hidden_state, outputs.concept_mask.bool(), strict=True):
             encoded[index] = concepts[used].float().cpu()
     if not all(concepts.isfinite().all() for concepts in encoded):
-        raise ValueError(NOT_FINITE)
+        raise NotMeasurableError(NOT_FINITE)
     sizes = torch.tensor([len(concepts) for concepts in encoded])
     return EncodedRows(
         concepts=torch.nn.utils.rnn.pad_sequence(encoded, batch_first=True),

@@ -213,7 +213,8 @@ def _read_labels(task: Task, values: Sequence[Any], where: str, labelled: bool) 
 
 def _is_missing(task: Task, value: Any) -> bool:
     is_nan = isinstance(value, float) and math.isnan(value)
-    return value is None or is_nan or (value == HIDDEN_LABEL and not task.is_regression)
+    may_be_hidden = task.labels is not None and str(HIDDEN_LABEL) not in task.labels
+    return value is None or is_nan or (value == HIDDEN_LABEL and may_be_hidden)
 
 
 def _read_values(values: Sequence[Any], where: str) -> np.ndarray:

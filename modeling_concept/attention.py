@@ -21,7 +21,7 @@ from torch import nn
 from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_update
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
 
 from .kernels import Rotation, norm_and_rotate
@@ -268,15 +268,16 @@ def _from_blocks(states: torch.Tensor, windows: LocalWindows, batch: int) -> tor
 
 
 class ConceptRotaryEmbedding(nn.Module):
-    """Rotary embedding (RoFormer, arXiv 2104.09864) of real-valued positions; has every RoPE type of the library."""
+    """
+    Rotary embedding (RoFormer, arXiv 2104.09864) of real-valued positions; has every RoPE type of the library whose
+    frequencies do not depend on the length of the input.
+    """
 
     inv_freq: torch.Tensor
 
     def __init__(self, config: PreTrainedConfig, device: torch.device | None = None):
         super().__init__()
         self.config = config
-        self.max_seq_len_cached = config.max_position_embeddings
-        self.original_max_seq_len = config.max_position_embeddings
         self.rope_type = config.rope_parameters["rope_type"]
         rope_init_fn: Callable = self.compute_default_rope_parameters
         if self.rope_type != "default":
@@ -294,7 +295,6 @@ class ConceptRotaryEmbedding(nn.Module):
         return config.rope_parameters["rope_theta"] ** -exponent, 1.0
 
     @torch.no_grad()
-    @dynamic_rope_update
     def forward(self, x: torch.Tensor, position_ids: torch.Tensor) -> Rotation:
         """
         Cosines and sines `[batch, length, 1, head_dim / 2]` of the angles at `position_ids` `[batch, length]`.
@@ -537,7 +537,8 @@ def contextual_attention_forward(
     those to the left; the furthest serves everything beyond. Shapes as in `eager_attention_forward`.
     """
     logits = torch.matmul(query, key.transpose(2, 3)) * scaling
-    gates = logits.sigmoid()
+    # Sums of many gates need float32 where the logits have less.
+    gates = logits.sigmoid().to(torch.promote_types(logits.dtype, torch.float32))
     gates = gates if attention_mask is None else gates * attention_mask
     furthest = module.distances.shape[1] // 2 - 1
     distance = contextual_positions(gates).clamp(max=furthest)
@@ -547,7 +548,20 @@ def contextual_attention_forward(
     by_distance = torch.matmul(query, module.distances.to(query.dtype))
     low = by_distance.gather(-1, near.long() + offset)
     high = by_distance.gather(-1, distance.ceil().long() + offset)
-    return attend(module, logits + torch.lerp(low, high, distance - near), value, attention_mask, dropout)
+    between = torch.lerp(low, high, (distance - near).to(low.dtype))
+    return attend(module, logits + between, value, attention_mask, dropout)
+
+
+class HeadLayerNorm(nn.LayerNorm):
+    """Layer norm of every head, without bias (ViT-22B, arXiv 2302.05442), which also turns by positions."""
+
+    def __init__(self, config: PreTrainedConfig):
+        super().__init__(config.head_dim, eps=config.norm_eps, bias=False)
+
+    def forward(self, states: torch.Tensor, rotation: Rotation | None, dtype: torch.dtype) -> torch.Tensor:
+        """`[batch, length, heads, head_dim]` to the same in `dtype`; see `norm_and_rotate`."""
+        cos, sin = rotation or (None, None)
+        return norm_and_rotate(states, self.weight, cos, sin, self.eps, dtype)
 
 
 class ResidualLinear(nn.Linear):
@@ -590,8 +604,7 @@ class ConceptAttention(nn.Module):
         self.q_norm, self.k_norm = None, None
         # CODEPATH: `perceiver_v1` has no query-key norm, every other preset does.
         if config.qk_norm:
-            self.q_norm = nn.LayerNorm(self.head_dim, eps=config.norm_eps, bias=False)
-            self.k_norm = nn.LayerNorm(self.head_dim, eps=config.norm_eps, bias=False)
+            self.q_norm, self.k_norm = HeadLayerNorm(config), HeadLayerNorm(config)
 
     def forward(
         self,
@@ -650,9 +663,10 @@ class ConceptAttention(nn.Module):
         self, states: torch.Tensor, norm: nn.Module | None, rotation: Rotation | None, dtype: torch.dtype
     ) -> torch.Tensor:
         """Normalise queries or keys `[batch, length, heads, head_dim]` and turn them by their positions."""
-        weight = None if norm is None else norm.weight
+        if norm is not None:
+            return norm(states, rotation, dtype)
         cos, sin = rotation or (None, None)
-        return norm_and_rotate(states, weight, cos, sin, self.config.norm_eps, dtype)
+        return norm_and_rotate(states, None, cos, sin, self.config.norm_eps, dtype)
 
     def _project(
         self, hidden_states: torch.Tensor, key_value_states: torch.Tensor | None
@@ -733,6 +747,7 @@ class ConceptBlock(GradientCheckpointingLayer):
         hidden_states: torch.Tensor,
         key_value_states: torch.Tensor | None = None,
         residual: torch.Tensor | None = None,
+        in_use: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> torch.Tensor:
         """
@@ -740,6 +755,7 @@ class ConceptBlock(GradientCheckpointingLayer):
             hidden_states: `[batch, queries, width]`.
             key_value_states: `[batch, keys, key_width]`, given exactly if the block was built with `key_width`.
             residual: what the attention output is added to, if not `hidden_states`.
+            in_use: bool `[batch, queries]`; nothing is added to the others. `None` if all are in use.
 
         Returns:
             New states `[batch, queries, width]`. Other arguments go to `ConceptAttention`.
@@ -747,6 +763,7 @@ class ConceptBlock(GradientCheckpointingLayer):
         residual = hidden_states if residual is None else residual
         keys = None if self.key_norm is None else self.key_norm(key_value_states)
         attended, _ = self.attention(self.attention_norm(hidden_states), keys, **kwargs)
+        attended = attended if in_use is None else attended * in_use.unsqueeze(-1)
         hidden_states = residual + self.dropout(attended)
         if self.mlp is not None:
             hidden_states = hidden_states + self.dropout(self.mlp(self.mlp_norm(hidden_states)))

@@ -20,7 +20,7 @@ from torch import nn
 from transformers import PreTrainedConfig
 
 from .attention import ConceptAttention, ConceptBlock, ContextualAttention, SlotAttention, Stream
-from .tokens import TokenLayout, segment_of
+from .tokens import TokenLayout, segment_means, segment_of
 
 
 class Concepts(NamedTuple):
@@ -78,7 +78,7 @@ class LearnedConcepts(nn.Module):
         slots = torch.arange(size * lengths.shape[1], device=tokens.device).unsqueeze(0)
         sizes = size * first_or(lengths > 0)
         documents, rank = segment_of(slots, sizes), slots % size
-        positions = (rank + 0.5) * lengths.gather(1, documents) / size - 0.5
+        positions = (rank + 0.5) * lengths.float().gather(1, documents) / size - 0.5
         states = self.table.to(tokens.dtype).repeat(lengths.shape[1], 1).expand(batch, -1, -1)
         if layout.documents is None:
             return Concepts(states, None, positions, None, rank)
@@ -126,7 +126,7 @@ class AnchoredConcepts(nn.Module):
         documents = segment_of(slots, sizes)
         rank = slots - (sizes.cumsum(dim=1) - sizes).gather(1, documents)
         mask = rank < sizes.gather(1, documents)
-        centres = (rank - free + 0.5) * (lengths / counts).gather(1, documents) - 0.5
+        centres = (rank - free + 0.5) * (lengths.float() / counts).gather(1, documents) - 0.5
         # A free slot is no span, so nothing is added to its own vector; all others share the one behind those.
         vectors = nn.functional.embedding(rank.clamp(max=free), torch.cat([self.free, self.shared]))
         states = vectors + self.projection(self._span_means(tokens, layout, lengths, counts, sizes, slots.shape[1]))
@@ -175,13 +175,8 @@ class AnchoredConcepts(nn.Module):
         if documents is not None:
             lengths, counts, first = (values.gather(1, documents) for values in (lengths, counts, first))
         span = first + (places * counts // lengths.clamp(min=1)).long()
-        span = span.clamp(max=capacity - 1).expand(tokens.shape[:2]).unsqueeze(-1)
-        used = torch.ones_like(span) if layout.mask is None else layout.mask.unsqueeze(-1)
-        # Sums of many tokens need float32 where the states have less.
-        exact = (tokens * used).to(torch.promote_types(tokens.dtype, torch.float32))
-        sums = exact.new_zeros(tokens.shape[0], capacity, tokens.shape[2]).scatter_add(1, span.expand_as(exact), exact)
-        members = exact.new_zeros(tokens.shape[0], capacity, 1).scatter_add(1, span, used.to(exact.dtype))
-        return (sums / members.clamp(min=1)).to(tokens.dtype)
+        span = span.clamp(max=capacity - 1).expand(tokens.shape[:2])
+        return segment_means(tokens, span, capacity, layout.visible(tokens.shape[0]))
 
 
 CONCEPT_SOURCES: dict[str, type[nn.Module]] = {"learned": LearnedConcepts, "anchored": AnchoredConcepts}

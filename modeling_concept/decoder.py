@@ -188,10 +188,11 @@ class ConceptDecoder(nn.Module):
                 f"{config.num_decoder_mixing_layers} lets the positions of the input mix."
             )
         # CODEPATH: only `perceiver_v1` has learned positions.
-        if config.position_embedding == "learned" and places.shape[1] > config.max_position_embeddings:
+        bounded = config.position_embedding == "learned" and not torch.compiler.is_compiling()
+        if bounded and (furthest := int(places.max())) >= config.max_position_embeddings:
             raise ValueError(
-                f"{places.shape[1]} decoded_positions are more than the {config.max_position_embeddings} learned "
-                "positions (max_position_embeddings) of this model."
+                f"decoded_positions reach {furthest}, and this model has {config.max_position_embeddings} learned "
+                "positions (max_position_embeddings)."
             )
         if config.decoder_query == "token+position" and config.mask_token_id is None:
             raise ValueError("decoded_positions need a mask_token_id with decoder_query='token+position'.")

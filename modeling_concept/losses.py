@@ -55,20 +55,27 @@ def labels_at(labels: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
     return labels.gather(1, positions.clamp(min=0)).masked_fill(positions < 0, IGNORED)
 
 
-def mean_loss(
-    criterion: Callable,
+def mean_cross_entropy(
     logits: torch.Tensor,
     labels: torch.Tensor,
     num_items_in_batch: int | torch.Tensor | None = None,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
     **kwargs: Any,
 ) -> torch.Tensor:
     """
-    Sum of `criterion` over all labels but -100, divided by their number, or by `num_items_in_batch` if given.
+    Sum of the cross-entropies over all labels but -100, divided by their number, or by `num_items_in_batch` if given.
 
     With the number of items of all micro-batches and devices, sums of micro-batch losses equal the loss of the whole
-    batch, which holds for every criterion here. No labels give a loss of 0.
+    batch, which holds for every loss here. No labels give a loss of 0.
+
+    Args:
+        logits: `[..., classes]`.
+        labels: int64 `[...]`.
+        label_smoothing, z_loss: see `linear_cross_entropy`.
     """
-    return _mean(criterion(_wide(logits), labels, reduction="sum"), labels, num_items_in_batch)
+    total = sum_of_losses(_wide(logits).flatten(0, -2), labels.flatten(), label_smoothing, z_loss)
+    return _mean(total, (labels != IGNORED).sum(), num_items_in_batch)
 
 
 def _wide(values: torch.Tensor) -> torch.Tensor:
@@ -80,13 +87,10 @@ def _wide_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
-def _mean(total: torch.Tensor, labels: torch.Tensor, num_items: int | torch.Tensor | None) -> torch.Tensor:
-    """`total` divided by the number of items: of the labels that are not -100, or as given."""
-    if num_items is None:
-        num_items = (labels != IGNORED).sum().clamp(min=1)
-    elif isinstance(num_items, torch.Tensor):
-        num_items = num_items.to(total.device)
-    return total / num_items
+def _mean(total: torch.Tensor, num_labels: int | torch.Tensor, num_items: int | torch.Tensor | None) -> torch.Tensor:
+    """`total` divided by the number of items: `num_labels`, or `num_items` if given."""
+    number = torch.as_tensor(num_labels if num_items is None else num_items, device=total.device)
+    return total / number.clamp(min=1)
 
 
 def classification_loss(
@@ -99,12 +103,15 @@ def classification_loss(
     elif problem is None:
         problem = "multi_label_classification" if labels.is_floating_point() else "single_label_classification"
     if problem == "single_label_classification":
-        return mean_loss(nn.functional.cross_entropy, logits, labels.view(-1), **kwargs)
-    criteria = {
-        "regression": nn.functional.mse_loss,
-        "multi_label_classification": nn.functional.binary_cross_entropy_with_logits,
-    }
-    return mean_loss(criteria[problem], logits, labels.view_as(logits).to(logits.dtype), **kwargs)
+        return mean_cross_entropy(logits, labels.view(-1), **kwargs)
+    logits = _wide(logits)
+    targets, num_items = labels.view_as(logits).to(logits.dtype), kwargs.get("num_items_in_batch")
+    # -100 is a number like any other.
+    if problem == "regression":
+        return _mean(nn.functional.mse_loss(logits, targets, reduction="sum"), targets.numel(), num_items)
+    known = targets != IGNORED
+    total = nn.functional.binary_cross_entropy_with_logits(logits[known], targets[known], reduction="sum")
+    return _mean(total, known.sum(), num_items)
 
 
 class Criterion(NamedTuple):
@@ -127,7 +134,7 @@ def linear_cross_entropy(
     kernel: str = "auto",
 ) -> torch.Tensor:
     """
-    `mean_loss` of the cross-entropy of the logits `nn.functional.linear(states, weight, bias)`, which nobody wants.
+    `mean_cross_entropy` of the logits `nn.functional.linear(states, weight, bias)`, which nobody wants.
 
     All kernels give the same loss and the same gradients. Shapes are static: a position without a label adds exactly
     nothing to either, and no kernel but `liger` reads a value back to the host.
@@ -138,7 +145,7 @@ def linear_cross_entropy(
         weight: `[V, E]`, one row for each class of the vocabulary.
         bias: `[V]`, or `None`.
         targets: int64 `[K]`, classes, -100 for positions without a label.
-        num_items_in_batch: what the sum is divided by, if not the number of labels; see `mean_loss`.
+        num_items_in_batch: what the sum is divided by, if not the number of labels; see `mean_cross_entropy`.
         label_smoothing: share of each target that is spread over all V classes, in [0, 1], as
             `nn.functional.cross_entropy` does it.
         z_loss: weight of the squared logarithm of the softmax's denominator, which keeps logits from drifting
@@ -166,7 +173,7 @@ def linear_cross_entropy(
     dtype = product_dtype(states)
     parameters = (states.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype))
     total = KERNELS[kernel](*parameters, targets, Criterion(weight.shape[0], label_smoothing, z_loss))
-    return _mean(total, targets, num_items_in_batch)
+    return _mean(total, (targets != IGNORED).sum(), num_items_in_batch)
 
 
 class LinearCrossEntropy(nn.Module):

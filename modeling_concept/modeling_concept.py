@@ -54,9 +54,9 @@ from .concepts import (
 from .decoder import ConceptDecoder, ConceptPredictionHead, StaticMixture
 from .encoding import TextEncodingMixin
 from .kernels import Rotation
-from .losses import LinearCrossEntropy, classification_loss, labelled_positions, labels_at, mean_loss
+from .losses import IGNORED, LinearCrossEntropy, classification_loss, labelled_positions, labels_at, mean_cross_entropy
 from .outputs import ConceptEmbeddingOutput, ConceptEncoderOutput, ConceptMaskedLMOutput
-from .pooling import READOUTS, QueryPooling, document_means, masked_mean
+from .pooling import READOUTS, QueryPooling, masked_mean
 from .sentence_embedding import ConceptSentenceEmbedding
 from .tokens import (
     TOKEN_MIXERS,
@@ -69,6 +69,7 @@ from .tokens import (
     document_sizes,
     dropped_tokens,
     place_tokens,
+    segment_means,
     token_layer,
 )
 
@@ -84,6 +85,8 @@ class ConceptEncoderPreTrainedModel(PreTrainedModel):
     config_class = ConceptEncoderConfig
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
+    # What other heads than the one at hand have.
+    _keys_to_ignore_on_load_unexpected = [r"^decoder\.", r"^head\.", r"^lm_head\.", r"^pooling\.", r"^classifier\."]
     _no_split_modules = ["ConceptBlock"]
     # What is worth a graph of its own where the model is not compiled as a whole.
     _compiled_modules = ["ConceptBlock", "ConceptPredictionHead", "LinearCrossEntropy"]
@@ -183,8 +186,6 @@ class ConceptEncoderPreTrainedModel(PreTrainedModel):
     """
 )
 class ConceptEncoder(ConceptEncoderPreTrainedModel):
-    _keys_to_ignore_on_load_unexpected = [r"^decoder\.", r"^head\.", r"^lm_head\.", r"^classifier\."]
-
     def __init__(self, config: ConceptEncoderConfig):
         super().__init__(config)
         self.embed_tokens = nn.Embedding(config.vocab_size, config.embedding_size, padding_idx=config.pad_token_id)
@@ -263,13 +264,13 @@ class ConceptEncoder(ConceptEncoderPreTrainedModel):
             raise ValueError("You must specify exactly one of input_ids or inputs_embeds")
         given = input_ids if inputs_embeds is None else inputs_embeds
         shape = given.shape[:2]
-        check_inputs(self.config, shape, attention_mask, document_lengths)
-        self._check_concepts(concept_ratio, kept_concepts)
+        check_inputs(self.config, shape, attention_mask, document_lengths, max_document_length)
+        self._check_options(num_iterations, concept_ratio, kept_concepts, kwargs)
         dropped = dropped_tokens(self.config, input_ids, shape, masked_positions)
         drops = dropped is not None and masked_positions is not None
-        num_slots = shape[1] - (masked_positions.shape[1] if drops else 0)
+        num_dropped = masked_positions.shape[1] if drops else 0
         layout, in_use = place_tokens(shape, attention_mask, document_lengths, max_document_length, given.device)
-        layout = arrange_tokens(layout, in_use, dropped, shape, num_slots)
+        layout = arrange_tokens(layout, in_use, dropped, shape, num_dropped)
         if token_type_ids is None:
             token_type_ids = torch.zeros_like(layout.positions)
         visible = layout.to_slots(given)
@@ -300,8 +301,17 @@ class ConceptEncoder(ConceptEncoderPreTrainedModel):
             token_mask=layout.mask if output_token_states else None,
         )
 
-    def _check_concepts(self, ratio: int | None, kept: float | None) -> None:
-        if ratio is not None and (ratio < 1 or self.config.concept_init != "anchored"):
+    def _check_options(
+        self, iterations: int | None, ratio: int | None, kept: float | None, others: dict[str, Any]
+    ) -> None:
+        if refused := sorted({"position_ids", "is_causal"} & others.keys()):
+            raise ValueError(
+                f"{refused[0]}: places follow from attention_mask or document_lengths, and every token "
+                "may see later ones."
+            )
+        if iterations is not None and iterations < 1:
+            raise ValueError(f"num_iterations={iterations}: the core runs once at least.")
+        if ratio is not None and (ratio != int(ratio) or ratio < 1 or self.config.concept_init != "anchored"):
             raise ValueError(
                 f"concept_ratio={ratio}: it is a whole number of tokens per concept, for concept_init='anchored'."
             )
@@ -378,7 +388,13 @@ class ConceptEncoder(ConceptEncoderPreTrainedModel):
         return (
             {**reading, "query_rotation": rotation, "key_rotation": token_rotation},
             {**read_documents(stream, stream, think), "query_rotation": own_rotation, "key_rotation": own_rotation},
-            {**read_documents(slots, stream, write), "query_rotation": token_rotation, "key_rotation": rotation},
+            {
+                **read_documents(slots, stream, write),
+                "query_rotation": token_rotation,
+                "key_rotation": rotation,
+                # A row without a visible token reads its first slot, which has to stay 0.
+                "in_use": layout.mask,
+            },
         )
 
     def _iterations(self, wanted: int | None) -> tuple[int, int]:
@@ -433,7 +449,6 @@ class ConceptEncoder(ConceptEncoderPreTrainedModel):
 # trf-ignore: TRF015
 class ConceptEncoderForMaskedLM(ConceptEncoderPreTrainedModel):
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
-    _keys_to_ignore_on_load_unexpected = [r"^classifier\."]
 
     def __init__(self, config: ConceptEncoderConfig):
         super().__init__(config)
@@ -449,6 +464,16 @@ class ConceptEncoderForMaskedLM(ConceptEncoderPreTrainedModel):
 
     def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
         self.lm_head = new_embeddings
+
+    def _loss(self, states: torch.Tensor, targets: torch.Tensor, **options: Any) -> torch.Tensor:
+        """Loss of `states` `[batch, K, embedding_size]` at `targets` `[batch, K]`."""
+        head = self.lm_head
+        states, targets = states.flatten(0, 1), targets.flatten()
+        if type(head) is nn.Linear and head.weight.device == states.device:
+            return self.criterion(states, head.weight, head.bias, targets, **options)
+        # What adapters add and offloading fetches is there only if the layer itself is called.
+        options.pop("kernel")
+        return mean_cross_entropy(head(states), targets, **options)
 
     def _decode_elsewhere(
         self,
@@ -486,7 +511,6 @@ class ConceptEncoderForMaskedLM(ConceptEncoderPreTrainedModel):
         document_lengths: torch.LongTensor | None = None,
         labels: torch.LongTensor | None = None,
         return_logits: bool = False,
-        label_smoothing: float = 0.0,
         z_loss: float = 0.0,
         loss_kernel: str = "auto",
         decoded_positions: torch.LongTensor | None = None,
@@ -505,13 +529,11 @@ class ConceptEncoderForMaskedLM(ConceptEncoderPreTrainedModel):
         labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
             The tokens to be found, -100 where there is none; with `decoded_positions`, one for each of these. The loss
             is their mean negative log-likelihood in nats, or its sum divided by `num_items_in_batch` where that is
-            given.
+            given. A keyword argument `label_smoothing` spreads that share of each target over the vocabulary.
         return_logits (`bool`, *optional*, defaults to `False`):
             Whether to return logits although there are labels. They are `(batch_size, num_masked, vocab_size)` with
             `masked_positions`, `(batch_size, num_decoded, vocab_size)` with `decoded_positions`, and
             `(batch_size, sequence_length, vocab_size)` without.
-        label_smoothing (`float`, *optional*, defaults to 0.0):
-            Share of each target that is spread over the vocabulary.
         z_loss (`float`, *optional*, defaults to 0.0):
             Weight of the squared logarithm of the softmax's denominator (PaLM, arXiv 2204.02311).
         loss_kernel (`str`, *optional*, defaults to `"auto"`):
@@ -528,9 +550,14 @@ class ConceptEncoderForMaskedLM(ConceptEncoderPreTrainedModel):
         only_concepts (`bool`, *optional*, defaults to `False`):
             Whether to end with the concepts, with neither loss nor logits.
         """
+        # As a parameter the stock Trainer would take it for labels, by its name, and evaluate without a loss.
+        label_smoothing = kwargs.pop("label_smoothing", 0.0)
         places, residual = decoded_positions, self.config.decoder_token_residual
+        shape = (input_ids if inputs_embeds is None else inputs_embeds).shape[:2]
         if places is not None:
             self.decoder.check_elsewhere(places)
+        if labels is not None and labels.shape != (shape if places is None else places.shape):
+            raise ValueError(f"labels of shape {tuple(labels.shape)} do not fit the positions that are decoded.")
         outputs = self.model(
             input_ids,
             attention_mask,
@@ -539,6 +566,7 @@ class ConceptEncoderForMaskedLM(ConceptEncoderPreTrainedModel):
             masked_positions,
             document_lengths,
             output_token_states=places is None and not only_concepts,
+            return_dict=True,
             **kwargs,
         )
         given = {"hidden_states": outputs.hidden_states, "attentions": outputs.attentions}
@@ -550,7 +578,6 @@ class ConceptEncoderForMaskedLM(ConceptEncoderPreTrainedModel):
             return ConceptMaskedLMOutput(**given)
         wanted = masked_positions if places is None else None
         if places is not None:
-            shape = (input_ids if inputs_embeds is None else inputs_embeds).shape[:2]
             elsewhere = (places, decoded_documents, attention_mask, document_lengths)
             states = self._decode_elsewhere(outputs, shape, *elsewhere, **kwargs)
         else:
@@ -562,16 +589,9 @@ class ConceptEncoderForMaskedLM(ConceptEncoderPreTrainedModel):
         loss = None
         if labels is not None:
             targets = labels if wanted is None else labels_at(labels, wanted)
-            loss = self.criterion(
-                states.flatten(0, 1),
-                self.lm_head.weight,
-                self.lm_head.bias,
-                targets.flatten(),
-                num_items_in_batch=kwargs.get("num_items_in_batch"),
-                label_smoothing=label_smoothing,
-                z_loss=z_loss,
-                kernel=loss_kernel,
-            )
+            targets = targets if places is None else targets.masked_fill(places < 0, IGNORED)
+            options = {"label_smoothing": label_smoothing, "z_loss": z_loss, "kernel": loss_kernel}
+            loss = self._loss(states, targets, num_items_in_batch=kwargs.get("num_items_in_batch"), **options)
         logits = self.lm_head(states) if labels is None or return_logits else None
         return ConceptMaskedLMOutput(loss=loss, logits=logits, **given)
 
@@ -582,8 +602,6 @@ class ConceptEncoderForMaskedLM(ConceptEncoderPreTrainedModel):
     """
 )
 class ConceptEncoderPooledModel(ConceptEncoderPreTrainedModel):
-    _keys_to_ignore_on_load_unexpected = [r"^head\.", r"^lm_head\.", r"^decoder\."]
-
     def __init__(self, config: ConceptEncoderConfig):
         super().__init__(config)
         self.num_labels = config.num_labels
@@ -611,9 +629,8 @@ class ConceptEncoderPooledModel(ConceptEncoderPreTrainedModel):
         """Logits `[batch, num_labels]` of documents, and what the encoder gave."""
         if kwargs.get("document_lengths") is not None:
             raise ValueError("document_lengths: a row of several documents has no one class; give each a row.")
-        outputs = self.model(
-            input_ids, attention_mask, token_type_ids, inputs_embeds, output_token_states=True, **kwargs
-        )
+        inputs = (input_ids, attention_mask, token_type_ids, inputs_embeds)
+        outputs = self.model(*inputs, output_token_states=True, return_dict=True, **kwargs)
         if self.decoder is not None:
             residual = self.config.classifier_token_residual
             states = self._decode(outputs, input_ids, inputs_embeds, attention_mask, token_residual=residual, **kwargs)
@@ -689,7 +706,7 @@ class ConceptEncoderForMultipleChoice(ConceptEncoderPooledModel):
         flat = (None if values is None else values.flatten(0, 1) for values in inputs)
         logits, outputs = self._classify(*flat, **kwargs)
         logits = logits.view(given.shape[:2])
-        loss = None if labels is None else mean_loss(nn.functional.cross_entropy, logits, labels, **kwargs)
+        loss = None if labels is None else mean_cross_entropy(logits, labels, **kwargs)
         return MultipleChoiceModelOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
         )
@@ -701,8 +718,6 @@ class ConceptEncoderForMultipleChoice(ConceptEncoderPooledModel):
     """
 )
 class ConceptEncoderDecodedModel(ConceptEncoderPreTrainedModel):
-    _keys_to_ignore_on_load_unexpected = [r"^head\.", r"^lm_head\."]
-
     def __init__(self, config: ConceptEncoderConfig):
         super().__init__(config)
         self.num_labels = config.num_labels
@@ -725,9 +740,8 @@ class ConceptEncoderDecodedModel(ConceptEncoderPreTrainedModel):
         **kwargs: Any,
     ) -> tuple[torch.Tensor, ConceptEncoderOutput]:
         """Logits `[batch, N, num_labels]` of positions, and what the encoder gave."""
-        outputs = self.model(
-            input_ids, attention_mask, token_type_ids, inputs_embeds, output_token_states=True, **kwargs
-        )
+        inputs = (input_ids, attention_mask, token_type_ids, inputs_embeds)
+        outputs = self.model(*inputs, output_token_states=True, return_dict=True, **kwargs)
         residual = self.config.classifier_token_residual
         states = self._decode(outputs, input_ids, inputs_embeds, attention_mask, token_residual=residual, **kwargs)
         return self.classifier(self.dropout(states)), outputs
@@ -757,7 +771,7 @@ class ConceptEncoderForTokenClassification(ConceptEncoderDecodedModel):
         logits, outputs = self._label(input_ids, attention_mask, token_type_ids, inputs_embeds, **kwargs)
         loss = None
         if labels is not None:
-            loss = mean_loss(nn.functional.cross_entropy, logits.flatten(0, 1), labels.flatten(), **kwargs)
+            loss = mean_cross_entropy(logits, labels, **kwargs)
         return TokenClassifierOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
         )
@@ -796,7 +810,7 @@ class ConceptEncoderForQuestionAnswering(ConceptEncoderDecodedModel):
             ends = torch.stack([start_positions.view(-1), end_positions.view(-1)])
             ends = ends.masked_fill((ends < 0) | (ends >= logits.shape[1]), -100)
             scores = torch.cat([start_logits, end_logits])
-            loss = mean_loss(nn.functional.cross_entropy, scores, ends.flatten(), **kwargs)
+            loss = mean_cross_entropy(scores, ends.flatten(), **kwargs)
         return QuestionAnsweringModelOutput(
             loss=loss,
             start_logits=start_logits,
@@ -814,8 +828,6 @@ class ConceptEncoderForQuestionAnswering(ConceptEncoderDecodedModel):
 class ConceptEncoderForTextEncoding(TextEncodingMixin, ConceptEncoderPreTrainedModel):
     # What sentence-transformers wraps it in. Of the code of a checkpoint, transformers keeps only what is imported.
     sentence_embedding_class = ConceptSentenceEmbedding
-
-    _keys_to_ignore_on_load_unexpected = [r"^decoder\.", r"^head\.", r"^lm_head\.", r"^classifier\."]
 
     def __init__(self, config: ConceptEncoderConfig):
         super().__init__(config)
@@ -844,6 +856,7 @@ class ConceptEncoderForTextEncoding(TextEncodingMixin, ConceptEncoderPreTrainedM
             token_type_ids,
             inputs_embeds,
             document_lengths=document_lengths,
+            return_dict=True,
             **kwargs,
         )
         mask, documents = outputs.concept_mask, outputs.concept_documents
@@ -854,7 +867,7 @@ class ConceptEncoderForTextEncoding(TextEncodingMixin, ConceptEncoderPreTrainedM
             means = masked_mean(concepts, mask)
         else:
             documents = torch.zeros_like(mask) if documents is None else documents
-            means = document_means(concepts, mask, documents, document_lengths.shape[1])
+            means = segment_means(concepts, documents, document_lengths.shape[1], mask != 0)
         return ConceptEmbeddingOutput(
             embeddings=nn.functional.normalize(means, dim=-1),
             concept_embeddings=nn.functional.normalize(concepts, dim=-1),

@@ -26,27 +26,9 @@ def masked_mean(states: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor
     """Mean `[batch, width]` over the length of `[batch, length, width]`, where `mask` `[batch, length]` is not 0."""
     if mask is None:
         return states.mean(dim=1)
-    weights = mask.unsqueeze(-1).to(states.dtype)
-    return (states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
-
-
-def document_means(states: torch.Tensor, mask: torch.Tensor, documents: torch.Tensor, number: int) -> torch.Tensor:
-    """
-    Means of the states of each document.
-
-    Args:
-        states: `[batch, length, width]`.
-        mask: `[batch, length]`, not 0 where a state counts.
-        documents: int64 `[batch, length]`, the document of each.
-        number: D, documents of a row.
-
-    Returns:
-        `[batch, D, width]`, zeros for a document without states.
-    """
-    weights = mask.unsqueeze(-1).to(states.dtype)
-    index, blank = documents.unsqueeze(-1), states.new_zeros(states.shape[0], number, states.shape[2])
-    sums = blank.scatter_add(1, index.expand_as(states), states * weights)
-    return sums / blank[..., :1].scatter_add(1, index, weights).clamp(min=1)
+    # Half precision overflows where there are many states.
+    weights = (mask != 0).unsqueeze(-1).to(torch.promote_types(states.dtype, torch.float32))
+    return ((states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)).to(states.dtype)
 
 
 class MeanPooling(nn.Module):

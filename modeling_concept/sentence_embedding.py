@@ -130,7 +130,10 @@ class ConceptSentenceEmbedding(nn.Module):
             return_token_type_ids=False,
             return_tensors="pt",
         )
-        return dict(encoded)
+        # Texts without a token are padded like others.
+        return {
+            name: values if values.shape[1] else torch.zeros(len(texts), 1).long() for name, values in encoded.items()
+        }
 
     def tokenize(self, texts: Sequence[str], **kwargs: Any) -> dict[str, torch.Tensor]:
         """What `preprocess` is called in versions before 5.4."""
@@ -143,7 +146,8 @@ class ConceptSentenceEmbedding(nn.Module):
         """
         outputs = self.model(features["input_ids"], features["attention_mask"])
         return features | {
-            "sentence_embedding": outputs.embeddings,
+            # A text without a token has no place; it is nothing, as `model.encode` has it.
+            "sentence_embedding": outputs.embeddings * features["attention_mask"].any(dim=1, keepdim=True),
             "token_embeddings": outputs.concept_embeddings,
             "attention_mask": outputs.concept_mask,
         }

@@ -104,14 +104,35 @@ def document_sizes(mask: torch.Tensor, documents: torch.Tensor | None, lengths: 
 
 def segment_of(places: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
     """
-    In which of the segments laid end to end in a row each place lies; behind the last one, in the last.
+    In which of the segments laid end to end in a row each place lies; behind the last one, in the last that is not
+    empty.
 
-    int64 `[batch | 1, places]` in segments of `lengths` `[batch, D]`, 0 behind the last one: int64 `[batch, places]`.
+    int64 `[batch | 1, places]` in segments of `lengths` `[batch, D]`: int64 `[batch, places]`.
     """
     ends = lengths.cumsum(dim=1)
     segment = torch.searchsorted(ends, places.expand(lengths.shape[0], -1).contiguous(), right=True)
-    last = (lengths > 0).sum(dim=1, keepdim=True) - 1
-    return torch.minimum(segment, last.clamp(min=0))
+    last = ((lengths > 0) * torch.arange(lengths.shape[1], device=lengths.device)).amax(dim=1, keepdim=True)
+    return torch.minimum(segment, last)
+
+
+def segment_means(states: torch.Tensor, segments: torch.Tensor, number: int, used: torch.Tensor) -> torch.Tensor:
+    """
+    Means of the states of each segment.
+
+    Args:
+        states: `[batch, length, width]`.
+        segments: int64 `[batch, length]`, the segment of each.
+        number: S, segments of a row.
+        used: bool `[batch, length]`, states that count.
+
+    Returns:
+        `[batch, S, width]`, zeros for a segment without states.
+    """
+    # Sums and counts of many states need float32 where the states have less.
+    weights = used.unsqueeze(-1).to(torch.promote_types(states.dtype, torch.float32))
+    index, blank = segments.unsqueeze(-1), weights.new_zeros(states.shape[0], number, states.shape[2])
+    sums = blank.scatter_add(1, index.expand_as(states), states * weights)
+    return (sums / blank[..., :1].scatter_add(1, index, weights).clamp(min=1)).to(states.dtype)
 
 
 def place_tokens(
@@ -126,7 +147,7 @@ def place_tokens(
 
     Args:
         attention_mask: `[batch, N]`, 0 for padding or holes; rows are one document each.
-        document_lengths: int64 `[batch, D]`, for rows of several documents; padding follows the last one.
+        document_lengths: whole numbers `[batch, D]`, for rows of several documents; padding follows the last one.
         max_document_length: no document has more tokens; N if not given.
 
     Returns:
@@ -136,6 +157,7 @@ def place_tokens(
     length, places = shape[1], torch.arange(shape[1], device=device).unsqueeze(0)
     longest = min(max_document_length or length, length)
     if document_lengths is not None:
+        document_lengths = document_lengths.long()
         in_use = places < document_lengths.sum(dim=1, keepdim=True)
         if document_lengths.shape[1] == 1:
             return TokenLayout(length, longest, places, document_lengths), in_use
@@ -145,9 +167,9 @@ def place_tokens(
         return TokenLayout(length, longest, positions, document_lengths, documents), in_use
     if attention_mask is None:
         return TokenLayout(length, longest, places), None
-    positions = (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)
-    lengths = attention_mask.long().sum(dim=1, keepdim=True)
-    return TokenLayout(length, longest, positions, lengths), attention_mask.bool()
+    in_use = attention_mask != 0
+    positions = (in_use.long().cumsum(dim=1) - 1).clamp(min=0)
+    return TokenLayout(length, longest, positions, in_use.sum(dim=1, keepdim=True)), in_use
 
 
 def check_inputs(
@@ -155,6 +177,7 @@ def check_inputs(
     shape: torch.Size,
     attention_mask: torch.Tensor | None,
     document_lengths: torch.Tensor | None,
+    max_document_length: int | None = None,
 ) -> None:
     """
     Refuse inputs of `shape` `[batch, N]` that do not fit together or are too long for the model.
@@ -170,9 +193,11 @@ def check_inputs(
         )
     if attention_mask is not None and attention_mask.shape != shape:
         raise ValueError(f"attention_mask of shape {tuple(attention_mask.shape)} does not fit inputs {tuple(shape)}.")
-    if config.position_embedding == "learned" and shape[1] > config.max_position_embeddings:
+    # Learned positions begin anew in every document of a row.
+    longest = shape[1] if document_lengths is None else max_document_length or shape[1]
+    if config.position_embedding == "learned" and longest > config.max_position_embeddings:
         raise ValueError(
-            f"{shape[1]} tokens are more than the {config.max_position_embeddings} learned positions "
+            f"{longest} tokens are more than the {config.max_position_embeddings} learned positions "
             "(max_position_embeddings) of this model; position_embedding='rope' takes any length."
         )
 
@@ -204,7 +229,7 @@ def dropped_tokens(
 
 
 def arrange_tokens(
-    layout: TokenLayout, in_use: torch.Tensor | None, dropped: torch.Tensor | None, shape: torch.Size, num_slots: int
+    layout: TokenLayout, in_use: torch.Tensor | None, dropped: torch.Tensor | None, shape: torch.Size, num_dropped: int
 ) -> TokenLayout:
     """
     Move the visible tokens of a batch of `shape` `[batch, N]` to the front of their rows.
@@ -213,15 +238,16 @@ def arrange_tokens(
         layout, in_use: from `place_tokens`.
         dropped: bool `[batch, N]`, tokens that keep their place in the document and are not seen; `None` if there
             are none.
-        num_slots: V. Less than N is exact only if no row has more visible tokens; with `in_use` at `None`, every row
-            has to have exactly so many.
+        num_dropped: V is as much less than N, but at least 1. It may be more than 0 only if no row has more than V
+            visible tokens; with `in_use` at `None`, every row has to have exactly `N - num_dropped`.
     """
     if in_use is None and dropped is None:
         return layout
     visible = torch.ones(shape, dtype=torch.bool, device=layout.positions.device) if in_use is None else in_use
     visible = visible if dropped is None else visible & ~dropped
+    num_slots = max(shape[1] - num_dropped, 1)
     index = visible.logical_not().to(torch.uint8).argsort(dim=1, stable=True)[:, :num_slots]
-    exact = in_use is None and num_slots < shape[1]
+    exact = in_use is None and 0 < num_dropped < shape[1]
     return layout._replace(index=index, mask=None if exact else visible.gather(1, index))
 
 
@@ -378,10 +404,7 @@ class SlotPairs(NamedTuple):
 
     def mean(self, states: torch.Tensor) -> torch.Tensor:
         """The means of pairs: `[batch, V, width]` to `[batch, num_slots, width]`, zeros in unused slots."""
-        used = self.visible.unsqueeze(-1).to(states.dtype)
-        index, blank = self.target.unsqueeze(-1), states.new_zeros(states.shape[0], self.num_slots, states.shape[2])
-        sums = blank.scatter_add(1, index.expand_as(states), states * used)
-        return sums / blank[..., :1].scatter_add(1, index, used).clamp(min=1)
+        return segment_means(states, self.target, self.num_slots, self.visible)
 
 
 def pair_slots(layout: TokenLayout, batch: int) -> tuple[SlotPairs, TokenLayout]:

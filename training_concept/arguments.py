@@ -3,10 +3,11 @@
 """What `run_mlm.py` can be told: three dataclasses, filled from the command line, a YAML or JSON file, or both."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, NoReturn
+from types import NoneType, UnionType
+from typing import Any, NoReturn, Union, get_args, get_origin, get_type_hints
 
 import torch
 import yaml
@@ -29,7 +30,36 @@ ONLY_STEPS = {
     "lr_scheduler_kwargs": None,
     "warmup_steps": 0,
 }
+# A recipe says for each of its sources what these say of one.
+_NEEDED_BY_DATA = {
+    "dataset_config_name": ("dataset_name",),
+    "text_column_name": ("dataset_name", "train_file", "validation_file"),
+    "validation_split": ("dataset_name", "data_recipe"),
+    "validation_split_percentage": ("dataset_name", "train_file", "validation_file"),
+}
 LARGEST_BUFFER_ROWS, LARGEST_BUFFER_TOKENS = 1000, 2**20
+
+
+def given_settings(settings: Any) -> dict[str, Any]:
+    """The fields of a dataclass that are not what they are by default."""
+    return {item.name: value for item in fields(settings) if (value := getattr(settings, item.name)) != item.default}
+
+
+def check_needs(settings: Any, needs: Mapping[str, Sequence[str]]) -> None:
+    """
+    Refuse what would do nothing.
+
+    Args:
+        settings: a dataclass.
+        needs: other fields, of which one has to be set for a field to have a meaning, by the name of that field.
+
+    Raises:
+        ValueError: naming the field and what it goes with.
+    """
+    given = given_settings(settings)
+    for name, others in needs.items():
+        if name in given and not given.keys() & others:
+            raise ValueError(f"--{name} goes with --{' or --'.join(others)} only.")
 
 
 @dataclass
@@ -78,7 +108,10 @@ class ModelArguments:
     )
     train_tokenizer_vocab_size: int | None = field(
         default=None,
-        metadata={"help": "Train a byte-level BPE tokenizer of this size on the training split instead."},
+        metadata={
+            "help": "Train a byte-level BPE tokenizer of this size on the training split instead; on the first 10,000 "
+            "documents of a stream."
+        },
     )
     cache_dir: str | None = field(default=None, metadata={"help": "Where to keep what is downloaded."})
     model_revision: str = field(
@@ -238,6 +271,10 @@ class DataArguments:
     def __post_init__(self) -> None:
         if not (self.data_recipe or self.dataset_name or self.train_file or self.validation_file):
             raise ValueError("Name some text: --data_recipe, --dataset_name, or --train_file and --validation_file.")
+        check_needs(self, _NEEDED_BY_DATA)
+        for name in ("max_train_samples", "max_eval_samples"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"--{name} {value} must be at least 1.")
 
     def buffer_size(self, length: int) -> int:
         """Rows in the shuffle buffer, if these have `length` tokens."""
@@ -448,13 +485,37 @@ def parse_dataclasses(arguments: Sequence[str], *types: type) -> tuple[Any, ...]
     parser = _Parser(types, allow_abbrev=False)
     rest = list(arguments)
     if rest and Path(rest[0]).suffix in (".yaml", ".yml", ".json"):
-        settings = _read_settings(Path(rest.pop(0)))
-        known = {item.name for arguments_class in parser.dataclass_types for item in fields(arguments_class)}
-        if unknown := sorted(settings.keys() - known):
-            raise ValueError(f"{arguments[0]} sets what does not exist: {', '.join(unknown)}.")
-        # As defaults of the parser, values are converted like those of the command line (YAML takes 1e-3 for text).
-        parser.set_defaults(**settings)
+        path = Path(rest.pop(0))
+        kinds = {name: _kinds(hint) for kind in types for name, hint in get_type_hints(kind).items()}
+        settings = _read_settings(path)
+        if unknown := sorted(settings.keys() - kinds.keys()):
+            raise ValueError(f"{path} sets what does not exist: {', '.join(unknown)}.")
+        ready = {name: value for name, value in settings.items() if _is_ready(path, name, value, kinds[name])}
+        parser.set_defaults(**ready)
+        rest = [*(flag for name in settings if name not in ready for flag in _flags(name, settings[name])), *rest]
     return parser.parse_args_into_dataclasses(rest, look_for_args_file=False)
+
+
+def _kinds(hint: Any) -> set[Any]:
+    """The kinds that a field may be of, those of lists and dictionaries without what is in them."""
+    members = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    return {get_origin(member) or member for member in members}
+
+
+def _is_ready(path: Path, name: str, value: Any, kinds: set[Any]) -> bool:
+    """Whether a value of a file is what its field holds, and something that a command line cannot say."""
+    if value is not None and not isinstance(value, list | dict | bool):
+        return False
+    if type(value) in kinds:
+        return not isinstance(value, list) or len(kinds - {list, NoneType}) > 0
+    if isinstance(value, bool):
+        return False
+    raise ValueError(f"{path} sets {name} to {value!r}, which is not of the kind that it takes.")
+
+
+def _flags(name: str, value: Any) -> list[str]:
+    """What a command line would say, so that a value is converted and checked (YAML takes 1e-3 for text)."""
+    return [f"--{name}", *map(str, value)] if isinstance(value, list) else [f"--{name}={value}"]
 
 
 def _read_settings(path: Path) -> dict[str, Any]:

@@ -94,21 +94,15 @@ class DocumentPacker:
 
 
 class LineFramer:
-    """Makes each document a row of at most `length` tokens, the special ones included.
-
-    Attributes:
-        truncated: how many were longer, and lost their end.
-    """
+    """Makes each document a row of at most `length` tokens, the special ones included."""
 
     def __init__(self, length: int, ends: tuple[int, int]) -> None:
         self.size = length - 2
         self.ends = ends
-        self.truncated = 0
 
     def push(self, documents: Iterable[np.ndarray]) -> Iterator[Row]:
         """Yield a row for each document."""
         for document in documents:
-            self.truncated += len(document) > self.size
             yield {"input_ids": np.pad(document[: self.size], 1, constant_values=self.ends)}
 
     def finish(self) -> Iterator[Row]:

@@ -7,7 +7,6 @@ n-gram with its text, number of words, count and PMI, separated by tabs. It belo
 tokenised when it is read.
 """
 
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from evaluation_concept.files import draft
 from training_concept.words import WordBoundaries
 
 COLUMNS = ("ngram", "n", "count", "pmi")
@@ -38,12 +38,10 @@ class Collocation:
 def write_collocations(path: Path, collocations: Iterable[Collocation], comments: Sequence[str]) -> None:
     """Write a vocabulary as a whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    with draft.open("w", encoding="utf-8", newline="\n") as lines:
+    with draft(path) as draft_path, draft_path.open("w", encoding="utf-8", newline="\n") as lines:
         lines.writelines(f"{COMMENT}{comment}\n" for comment in comments)
         lines.write("\t".join(COLUMNS) + "\n")
         lines.writelines(f"{each.text}\t{each.n}\t{each.count}\t{each.pmi:.4f}\n" for each in collocations)
-    draft.replace(path)
 
 
 def read_collocations(path: str | Path) -> list[Collocation]:

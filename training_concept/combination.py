@@ -38,6 +38,11 @@ def count_calls(args: ConceptTrainingArguments) -> int:
     return sum(objective.num_shapes for objective in build_objectives(args).values())
 
 
+def count_turns(args: ConceptTrainingArguments) -> int:
+    """After how many steps they have called the model in all these ways."""
+    return max(objective.num_turns for objective in build_objectives(args).values())
+
+
 def check_losses(args: ConceptTrainingArguments, model: PreTrainedModel, length: int | None) -> None:
     """
     Refuse losses that cannot be computed for a model.
@@ -61,7 +66,7 @@ def check_losses(args: ConceptTrainingArguments, model: PreTrainedModel, length:
     decodes = any(objective.decodes_elsewhere for objective in objectives)
     trained = any(objective.trains_decoder for objective in objectives)
     if decodes:
-        model.decoder.check_elsewhere(torch.empty(1, length or 1))
+        model.decoder.check_elsewhere(torch.tensor([[(length or 1) - 1]]))
     if terms and not (trained or decodes):
         raise ValueError(
             "--concept_losses are of concepts that are decoded: add mlm, nested, tsdae or prefix to --objectives."

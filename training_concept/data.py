@@ -5,6 +5,7 @@
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
+from itertools import islice
 
 import numpy as np
 from datasets import Dataset, Features, IterableDataset, List, Value
@@ -21,6 +22,7 @@ LARGEST_UINT16 = 2**16
 DOCUMENTS_PER_BATCH = 100
 CHARACTERS_PER_PIECE = 1_000_000
 CHARACTERS_PER_CALL = 4_000_000
+DOCUMENTS_OF_A_STREAM = 10_000
 HOLD_OUT_SALT = b"validation"
 
 
@@ -134,10 +136,15 @@ def _hold_out_fractions(batch: Mapping[str, list]) -> dict[str, list[float]]:
 
 
 def training_texts(documents: Mapping[str, Mapping[str, AnyDataset]]) -> Iterator[str]:
-    """The training texts of all sources, long ones in pieces (see `cut_text`), to train a tokenizer on."""
+    """
+    The training texts of all sources, long ones in pieces (see `cut_text`), to train a tokenizer on.
+
+    Of a stream, which may be endless, these are the first `DOCUMENTS_OF_A_STREAM`.
+    """
     for label, splits in documents.items():
         split = splits.get("train", ())
-        for row in read_through(split, label) if isinstance(split, IterableDataset) else split:
+        is_stream = isinstance(split, IterableDataset)
+        for row in islice(read_through(split, label), DOCUMENTS_OF_A_STREAM) if is_stream else split:
             yield from cut_text(row[TEXT] or "")
 
 

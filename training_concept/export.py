@@ -6,7 +6,6 @@
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -14,10 +13,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from datasets import Dataset
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
+from evaluation_concept.encode import load_tokenizer
 from evaluation_concept.errors import exit_code
-from evaluation_concept.files import write_json
+from evaluation_concept.files import draft, write_json
 from training_concept.data import LARGEST_UINT16, load_documents, tokenize_documents
 from training_concept.parts import ARRAYS, INDEX_FILE, checksum
 from training_concept.recipes import ROLES, read_recipe
@@ -69,7 +69,7 @@ def export(
     sources = read_recipe(recipe)
     if sources.streaming:
         raise ValueError(f"{recipe} is streamed: an export needs all documents at once")
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_name)
+    tokenizer = load_tokenizer(tokenizer_name)
     if len(tokenizer) > LARGEST_UINT16:
         raise ValueError(f"{tokenizer_name} has {len(tokenizer):,} tokens; parts hold at most {LARGEST_UINT16:,}")
     documents = load_documents(sources, cache_dir=cache_dir, num_proc=num_proc)
@@ -78,6 +78,7 @@ def export(
         for label, roles in documents.items()
     }
     output_dir.mkdir(parents=True, exist_ok=True)
+    _remove_export(output_dir)
     index = {
         "sources": list(tokenised),
         "splits": list(ROLES),
@@ -112,6 +113,12 @@ def _iterate(tokenised: dict[str, dict[str, Dataset]]) -> Iterator[TokenDocument
                 yield TokenDocument(tokens, source, ROLES.index(role))
 
 
+def _remove_export(folder: Path) -> None:
+    """Remove what an older export wrote, its index first: one that is broken off is without."""
+    for stale in (folder / INDEX_FILE, *folder.glob("part-*.npz")):
+        stale.unlink(missing_ok=True)
+
+
 def _save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> dict[str, Any]:
     tokenizer.save_pretrained(folder)
     files = {path.name: checksum(path) for path in sorted(folder.iterdir())}
@@ -119,9 +126,6 @@ def _save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> dict[st
 
 
 def _write_parts(documents: Iterable[TokenDocument], folder: Path, limit: int) -> list[dict[str, Any]]:
-    """Write the parts in place of older ones; an export that is broken off is without an index."""
-    for stale in (folder / INDEX_FILE, *folder.glob("part-*.npz")):
-        stale.unlink(missing_ok=True)
     return [
         _write_part(folder / f"part-{number:03d}.npz", part)
         for number, part in enumerate(_fill_parts(documents, limit))
@@ -153,10 +157,8 @@ def _write_part(path: Path, documents: Sequence[TokenDocument]) -> dict[str, Any
         "source": [document.source for document in documents],
         "split": [document.split for document in documents],
     }
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    with draft.open("wb") as file:
+    with draft(path) as draft_path, draft_path.open("wb") as file:
         np.savez_compressed(file, **{name: np.asarray(arrays[name], dtype=kind) for name, kind in ARRAYS.items()})
-    draft.replace(path)
     facts = {"documents": len(documents), "tokens": len(arrays["tokens"]), "bytes": path.stat().st_size}
     return {"file": path.name, "sha256": checksum(path)} | facts
 

@@ -21,8 +21,9 @@ import numpy as np
 from datasets import Dataset, IterableDataset
 from rich.console import Console
 from rich.text import Text
-from transformers import AutoTokenizer, HfArgumentParser, PreTrainedTokenizerBase
+from transformers import HfArgumentParser, PreTrainedTokenizerBase
 
+from evaluation_concept.encode import load_tokenizer
 from evaluation_concept.errors import exit_code
 from evaluation_concept.files import write_json
 from training_concept.arguments import DataArguments
@@ -34,7 +35,7 @@ from training_concept.data_summary import (
     summarise_masking,
     summarise_sources,
 )
-from training_concept.masking import IGNORED_LABEL, MaskingCollator
+from training_concept.masking import IGNORED_LABEL, MaskingCollator, build_collator
 from training_concept.recipes import ROLES, DataRecipe, recipe_from_arguments
 from training_concept.rows import RowCounts, RowFormat, list_lengths, make_rows, row_format
 from training_concept.schemes import SCHEMES
@@ -130,7 +131,7 @@ def main(arguments: Sequence[str]) -> None:
         OSError: a source or tokenizer that cannot be read.
     """
     args, data_args = _parse(arguments)
-    tokenizer = AutoTokenizer.from_pretrained(args.tokenizer_name)
+    tokenizer = load_tokenizer(args.tokenizer_name)
     inspection = inspect(args, data_args, tokenizer)
     if args.json:
         write_json(Path(args.json), to_json(inspection))
@@ -220,17 +221,8 @@ def make_collator(
     tokenizer: PreTrainedTokenizerBase, data_args: DataArguments, form: RowFormat, scheme: str | None = None
 ) -> MaskingCollator:
     """The collator of a run with these settings, or one with another scheme. Of a schedule the first rate counts."""
-    names = (
-        "span_distribution",
-        "span_success_probability",
-        "min_span_length",
-        "max_span_length",
-        "span_unit",
-        "pmi_vocabulary",
-    )
-    options = {name: getattr(data_args, name) for name in names}
-    rates = data_args.mlm_probability_schedule or data_args.mlm_probability
-    return MaskingCollator(tokenizer, scheme or data_args.masking_scheme, rates, length=form.length, **options)
+    chosen = scheme or data_args.masking_scheme
+    return build_collator(tokenizer, data_args, scheme=chosen, length=form.length, max_documents=form.max_documents)
 
 
 def mask_by_scheme(

@@ -8,7 +8,7 @@ batch size, its batch mates, the number of workers, or how often training was in
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -292,6 +292,40 @@ class DeletionCollator(RowCollator):
         kept: np.ndarray = np.zeros(len(ids), dtype=bool)
         kept[np.delete(places, smallest(draw(len(tokens)), maskable, count))] = True
         return kept
+
+
+class MaskingArguments(Protocol):
+    """What a run is told of masking."""
+
+    mlm_probability: float
+    mlm_probability_schedule: list[float] | None
+    mask_replace_prob: float
+    random_replace_prob: float
+    masking_scheme: str
+    span_distribution: str
+    span_success_probability: float
+    min_span_length: int
+    max_span_length: int
+    span_unit: str
+    pmi_vocabulary: str | None
+
+
+def build_collator(tokenizer: PreTrainedTokenizerBase, args: MaskingArguments, **options: Any) -> MaskingCollator:
+    """
+    The collator that `args` describe.
+
+    Args:
+        tokenizer: of the rows.
+        args: of the run.
+        options: of `MaskingCollator`, beside those that `args` tell or in place of them.
+
+    Raises:
+        OSError, ValueError: as `MaskingCollator`.
+    """
+    renamed = {"mlm_probability", "mlm_probability_schedule", "masking_scheme"}
+    told: dict[str, Any] = {name: getattr(args, name) for name in MaskingArguments.__annotations__.keys() - renamed}
+    told["mlm_probability"] = args.mlm_probability_schedule or args.mlm_probability
+    return MaskingCollator(tokenizer, **told | {"scheme": args.masking_scheme} | options)
 
 
 def _check_replacement(mask_replace_prob: float, random_replace_prob: float) -> None:

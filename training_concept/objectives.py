@@ -21,7 +21,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedTokenizerBase
 
 from modeling_concept import ConceptMaskedLMOutput
-from modeling_concept.pooling import document_means
+from modeling_concept.tokens import segment_means
 from training_concept.collation import (
     IGNORED_LABEL,
     NO_POSITION,
@@ -80,12 +80,14 @@ class Objective:
         decodes_elsewhere: whether the model is asked for `decoded_positions`.
         calls_often: whether the model is called again for the backward pass, for which it must not be wrapped.
         num_shapes: in how many ways the model is called, each of which is compiled for itself.
+        num_turns: how many steps it takes until it has been called in all of them.
     """
 
     trains_decoder = False
     decodes_elsewhere = False
     calls_often = False
     num_shapes = 1
+    num_turns = 1
 
     def __init__(self, settings: ObjectiveSettings) -> None:
         self.settings = settings
@@ -130,7 +132,7 @@ class NestedMaskedLanguageModelling(Objective):
     """
 
     trains_decoder = True
-    num_shapes = len(NESTED_SHARES)
+    num_shapes = num_turns = len(NESTED_SHARES)
 
     def inputs(self, batch: Batch, step: int) -> dict[str, Any]:
         return {**batch, "kept_concepts": NESTED_SHARES[step % len(NESTED_SHARES)]}
@@ -235,7 +237,7 @@ def embed(
     states, mask = cast(torch.Tensor, outputs.concept_states).float(), outputs.concept_mask
     owners = torch.zeros_like(mask) if outputs.concept_documents is None else outputs.concept_documents
     with torch.autocast(states.device.type, enabled=False):
-        return F.normalize(document_means(states, mask, owners, document_lengths.shape[1]), dim=-1)
+        return F.normalize(segment_means(states, owners, document_lengths.shape[1], mask != 0), dim=-1)
 
 
 def sum_of_info_nce(

@@ -34,8 +34,9 @@ from pathlib import Path
 
 import numpy as np
 from datasets import Dataset
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
+from evaluation_concept.encode import load_tokenizer
 from evaluation_concept.errors import exit_code
 from training_concept.collocations import Collocation, hash_sequences, hash_sums, write_collocations
 from training_concept.data import DOCUMENTS_PER_BATCH, TEXT, encode_texts, load_documents, tokenize_documents
@@ -61,7 +62,7 @@ def main(arguments: Sequence[str]) -> None:
     """
     options = _parse(arguments)
     recipe = read_recipe(options.recipe)
-    tokenizer = AutoTokenizer.from_pretrained(options.tokenizer_name)
+    tokenizer = load_tokenizer(options.tokenizer_name)
     splits = {label: roles["train"] for label, roles in load_documents(recipe).items() if "train" in roles}
     documents = (
         tokens

@@ -1,193 +1,127 @@
 # Copyright 2026 The Concept Encoder authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Makes the output folder of a run fit for others: model card, loss curve, and the upload to the Hub."""
+"""`python -m training_concept.publish CHECKPOINT REPO_ID`: check a checkpoint and upload it in one commit.
 
-from collections.abc import Mapping
+The folder has to load by itself, offline and in a fresh process, on pip packages and its own files alone, and its
+model to be well. Nothing in it is changed. What is uploaded is listed; pickles and files that no checkpoint has are
+refused. An upload that broke off goes on where it stopped when the command is given again. The access token is that of
+`hf auth login` or HF_TOKEN.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import huggingface_hub
-import torch
-import transformers
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
-from matplotlib.figure import Figure
-from transformers import PreTrainedModel, Trainer
-from transformers.trainer import TRAINING_ARGS_NAME
+from huggingface_hub import get_token
+from rich.console import Console
 
-from configuration_concept import ConceptEncoderConfig
-from training_concept.arguments import ConceptTrainingArguments, DataArguments
-from training_concept.recipes import PACKAGE_PREFIX, Source, recipe_from_arguments
-from training_concept.report import loading_code
-
-CARD_TEMPLATE = Path(__file__).parents[1] / "model_cards" / "masked_lm.md"
-LOSS_CURVE = "loss_curve.png"
-METRICS = {"loss": "Masked-token loss (nats)", "accuracy": "Accuracy", "perplexity": "Perplexity"}
+from evaluation_concept.errors import exit_code
+from training_concept.publishing.card import name_card, write_minimal_card
+from training_concept.publishing.contents import CARD, check_secret, files_in, is_pickle, staged, survey
+from training_concept.publishing.repository import Commit, Repository, Target
+from training_concept.publishing.validation import validate
+from training_concept.terminal import TextTable, make_console, print_table
 
 
-def has_code(model: PreTrainedModel) -> bool:
-    """Whether a checkpoint of `model` carries its own code."""
-    return model.config.model_type == ConceptEncoderConfig.model_type
+@dataclass(frozen=True)
+class Options:
+    """
+    How a checkpoint is published.
+
+    Attributes:
+        tag: version to give to the commit; one that exists is never moved.
+        message: of the commit.
+        include: patterns of paths that are uploaded besides what a checkpoint is made of.
+        leave_out: patterns of paths that are not uploaded.
+        dry_run: check and list only.
+    """
+
+    tag: str | None = None
+    message: str | None = None
+    include: Sequence[str] = ()
+    leave_out: Sequence[str] = ()
+    dry_run: bool = False
 
 
-def loss_figure(log_history: list[dict[str, float]], unigram_loss: float | None) -> Figure:
-    """Training and evaluation loss over the steps of `log_history`, and the unigram loss as a line (nats)."""
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.add_subplot(xlabel="step", ylabel="loss (nats per masked token)")
-    for key, label, style in (("loss", "training", "-"), ("eval_loss", "evaluation", "o-")):
-        points = [(entry["step"], entry[key]) for entry in log_history if key in entry]
-        if points:
-            axes.plot(*zip(*points, strict=True), style, markersize=3, label=label)
-    if unigram_loss is not None:
-        axes.axhline(unigram_loss, color="grey", linestyle="--", label="unigram")
-    axes.legend()
-    return figure
+def publish(checkpoint: Path, target: Target, options: Options) -> Commit | None:
+    """
+    Check a checkpoint, upload it in one commit and tag that.
+
+    Args:
+        checkpoint: folder, which is not changed.
+        target: repository to upload to.
+        options: see there.
+
+    Returns:
+        The commit, `None` if nothing was to be uploaded.
+
+    Raises:
+        OSError: there is no such folder, or the Hub refuses the upload or cannot be reached (`HubError`).
+        ValueError: the checkpoint is not fit to be published, or the tag is that of something else.
+    """
+    contents = survey(checkpoint, include=options.include, leave_out=options.leave_out)
+    if contents.strays:
+        raise ValueError(_describe_strays(checkpoint, contents.strays))
+    console = make_console(sys.stderr)
+    with staged(contents.travels) as folder:
+        check_secret(files_in(folder), target.token or get_token())
+        console.print("Checking the checkpoint in a process of its own ...")
+        console.print("\n".join(f"- {line}" for line in validate(folder)), markup=False)
+        if options.dry_run:
+            _list(console, files_in(folder), contents.stays, f"{target.repo_id} would get")
+            return None
+        repository = Repository(target)
+        if not (folder / CARD).is_file() and not repository.has(CARD):
+            write_minimal_card(folder, repository.id)
+        name_card(folder, checkpoint.resolve().name, repository.id)
+        _list(console, files_in(folder), contents.stays, f"{repository.id} gets")
+        message = options.message or f"Publish {options.tag or checkpoint.resolve().name}"
+        return repository.publish(files_in(folder), message, options.tag)
 
 
-def write_card(
-    trainer: Trainer, data_args: DataArguments, metrics: dict[str, float], table: str, examples: list[tuple[str, str]]
-) -> ModelCard:
-    """Write the model card of a finished run as README.md of its output folder: figures, usage, settings."""
-    args, model = trainer.args, trainer.model
-    name = trainer.hub_model_id or Path(args.output_dir).resolve().name
-    concepts = _describe_concepts(model)
-    rates = data_args.mlm_probability_schedule or [data_args.mlm_probability]
-    card = ModelCard.from_template(
-        _card_data(args, data_args, name, metrics, bool(concepts)),
-        template_path=str(CARD_TEMPLATE),
-        title=name,
-        concepts=concepts,
-        model_type=model.config.model_type,
-        parameters=model.num_parameters(),
-        loading_code=loading_code(name, trust_remote_code=bool(concepts)),
-        example_code=_example_code(examples),
-        masking=f"{rates[-1]:.0%} of a row's tokens",
-        evaluation_data=_evaluation_data(data_args),
-        results_table=table,
-        loss_curve=LOSS_CURVE,
-        examples=[(sentence, guesses.replace("|", r"\|")) for sentence, guesses in examples],
-        training_data=_training_data(data_args),
-        settings=_settings(trainer, data_args, metrics),
+def _describe_strays(checkpoint: Path, strays: Sequence[str]) -> str:
+    pickles = [name for name in strays if is_pickle(name)]
+    others = [name for name in strays if name not in pickles]
+    reasons = [f"{', '.join(pickles)} (pickles, which run code when they are loaded)"] if pickles else []
+    reasons += [f"{', '.join(others)} (no part of a checkpoint)"] if others else []
+    remedies = f"Remove them, or name them in --leave_out{' or --include' if others else ''}."
+    return f"{checkpoint} holds what is not published: {' and '.join(reasons)}. {remedies}"
+
+
+def _list(console: Console, files: dict[str, Path], stays: Sequence[str], title: str) -> None:
+    rows = [(name, path.stat().st_size) for name, path in files.items()]
+    left = f"Left behind: {', '.join(stays)}." if stays else ""
+    print_table(console, TextTable(title, ("file", "bytes"), rows, left))
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m training_concept.publish", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    card.save(Path(args.output_dir) / "README.md")
-    return card
+    parser.add_argument("checkpoint", type=Path, help="folder of model and tokenizer, e.g. the output folder of a run")
+    parser.add_argument("repo_id", help="repository, user/name; made if it is not there")
+    parser.add_argument("--tag", help="version to give to the commit, e.g. v1.0; versions that exist are never moved")
+    parser.add_argument("--revision", help="branch to commit on, made if it is not there (default: main)")
+    parser.add_argument("--public", action="store_true", help="make a new repository public (default: private)")
+    parser.add_argument("--commit_message", help='default: "Publish" and the version or folder')
+    parser.add_argument("--include", nargs="+", default=[], metavar="PATTERN", help="upload these too, e.g. 'onnx/*'")
+    parser.add_argument("--leave_out", nargs="+", default=[], metavar="PATTERN", help="upload all but these")
+    parser.add_argument("--dry_run", action="store_true", help="check and list, and upload nothing")
+    return parser
 
 
-def push(trainer: Trainer) -> str:
-    """Upload the output folder of a finished run, without its checkpoints. Returns the address of the commit."""
-    args = trainer.args
-    commit = huggingface_hub.upload_folder(
-        repo_id=trainer.hub_model_id,
-        folder_path=args.output_dir,
-        commit_message="End of training",
-        ignore_patterns=["_*", ".*", "checkpoint-*"],
-        # Stock uploads in mid-training leave this pickle there.
-        delete_patterns=[TRAINING_ARGS_NAME],
-        token=args.hub_token,
-        revision=args.hub_revision,
-    )
-    return commit.commit_url
+def main(arguments: Sequence[str]) -> None:
+    """Parse the command line, publish, say where."""
+    args = make_parser().parse_args(arguments)
+    target = Target(args.repo_id, revision=args.revision, private=not args.public)
+    options = Options(args.tag, args.commit_message, args.include, args.leave_out, args.dry_run)
+    commit = publish(args.checkpoint, target, options)
+    if commit:
+        print(commit.url if commit.is_new else f"{commit.url} holds this already")
 
 
-def dataset_identity(source: Source) -> tuple[str | None, str]:
-    """The id of the source's dataset on the Hub, `None` for text from elsewhere, and a short name for it."""
-    path = source.path
-    if path is None or path.startswith(PACKAGE_PREFIX) or Path(path).exists():
-        return None, source.label
-    return path, path
-
-
-def _card_data(
-    args: ConceptTrainingArguments, data_args: DataArguments, name: str, metrics: dict[str, float], has_code: bool
-) -> ModelCardData:
-    identities = [dataset_identity(source) for source in recipe_from_arguments(data_args).sources]
-    names = ", ".join(short_name for _, short_name in identities)
-    results = [
-        EvalResult(
-            task_type="fill-mask",
-            dataset_type=names,
-            dataset_name=names,
-            dataset_split=data_args.validation_split,
-            metric_type=metric,
-            metric_name=label,
-            metric_value=round(metrics[f"eval_{metric}"], 4),
-        )
-        for metric, label in METRICS.items()
-        if f"eval_{metric}" in metrics
-    ]
-    return ModelCardData(
-        language=args.language,
-        license=args.license,
-        library_name="transformers",
-        pipeline_tag="fill-mask",
-        tags=["masked-lm", "encoder"] + (["concept-encoder", "custom_code"] if has_code else []),
-        datasets=[hub_id for hub_id, _ in identities if hub_id] or None,
-        metrics=["accuracy", "perplexity"],
-        model_name=name,
-        eval_results=results or None,
-    )
-
-
-def _describe_concepts(model: PreTrainedModel) -> dict[str, Any] | None:
-    if not has_code(model):
-        return None
-    sees = {
-        "hybrid": "family *hybrid*: the decoder also sees token states near the position it predicts",
-        "bottleneck": "family *bottleneck*: the decoder sees nothing else",
-    }
-    number = (
-        f"about N / {model.config.concept_ratio}"
-        if model.config.concept_init == "anchored"
-        else model.config.num_concepts
-    )
-    return {"number": number, "decoder": sees[model.config.family]}
-
-
-def _example_code(examples: list[tuple[str, str]]) -> str:
-    return "\n".join(f'fill("{sentence}")' for sentence, _ in examples[:1])
-
-
-def _training_data(data_args: DataArguments) -> str:
-    if data_args.train_file:
-        return f"the file {Path(data_args.train_file).name}"
-    recipe = recipe_from_arguments(data_args)
-    return "; ".join(_describe_source(source, recipe.weights) for source in recipe.sources)
-
-
-def _describe_source(source: Source, weights: Mapping[str, float] | None) -> str:
-    hub_id, short_name = dataset_identity(source)
-    name = f"[{hub_id}](https://huggingface.co/datasets/{hub_id})" if hub_id else f"`{short_name}`"
-    share = f"{weights[source.label] / sum(weights.values()):.0%} of the rows" if weights else ""
-    notes = ", ".join(filter(None, (source.name, share, source.license)))
-    return f"the training split of {name}" + (f" ({notes})" if notes else "")
-
-
-def _evaluation_data(data_args: DataArguments) -> str:
-    if data_args.validation_file:
-        return f"the file {Path(data_args.validation_file).name}"
-    names = [dataset_identity(source)[1] for source in recipe_from_arguments(data_args).sources]
-    return f"the {data_args.validation_split} split of {', '.join(names)}"
-
-
-def _settings(trainer: Trainer, data_args: DataArguments, metrics: dict[str, float]) -> dict[str, str]:
-    args = trainer.args
-    rows = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-    settings = {
-        "Steps": f"{trainer.state.global_step:,}",
-        "Rows a step": f"{rows:,} of up to {data_args.max_seq_length} tokens",
-        "Learning rate": f"{args.learning_rate:g}, {args.lr_scheduler_type.value}, warm-up {args.warmup_steps:g}",
-        "Optimizer": f"{args.optim.value}, betas {args.adam_beta1:g} and {args.adam_beta2:g}, "
-        f"weight decay {args.weight_decay:g}",
-        "Precision": args.mixed_precision if args.bf16 or args.fp16 else "fp32",
-        "Seed": str(args.seed),
-        "Versions": f"transformers {transformers.__version__}, torch {transformers.utils.get_torch_version()}",
-    }
-    if "train_tokens_per_second" in metrics:
-        settings["Speed"] = (
-            f"{metrics['train_tokens_per_second']:,.0f} tokens/s on {args.world_size} x {_device_name(args.device)}, "
-            f"{metrics['train_runtime']:,.0f} s in all"
-        )
-    return settings
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper()
+if __name__ == "__main__":
+    sys.exit(exit_code(main, sys.argv[1:]))

@@ -14,6 +14,7 @@ interrupted, a run goes on from its last complete checkpoint. What it saves enco
 sentence-transformers.
 """
 
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -22,9 +23,9 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerControl, set_seed
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerControl, set_seed
 
-from evaluation_concept.encode import load_encoder
+from evaluation_concept.encode import load_encoder, load_tokenizer
 from evaluation_concept.errors import exit_code
 from evaluation_concept.files import write_json
 from evaluation_concept.late_interaction import max_sim, pad_concepts
@@ -37,21 +38,29 @@ from evaluation_concept.retrieval import (
     read_pairs,
 )
 from evaluation_concept.states import random_encoder
-from training_concept.arguments import ConceptTrainingArguments, parse_dataclasses
+from training_concept.arguments import ConceptTrainingArguments, given_settings, parse_dataclasses
 from training_concept.infonce import dot_products, info_nce, is_distributed
 from training_concept.pairs import PairBatch, PairCollator, PairDataset
 from training_concept.run import (
+    check_results_folder,
     check_weights,
     claim_folder,
+    describe_training,
     find_checkpoint,
     finish_run,
-    replace_pickled_arguments,
     write_results,
 )
+from training_concept.saving import SavingTrainer
+from training_concept.trainer import check_fills_batch
 
 # Settings that change nothing, or how fast it goes and not what is learned.
 _IRRELEVANT = {"model_name_or_path", "train_file", "validation_file", "trust_remote_code", "attn_implementation"}
-_UNSUPPORTED = ("torch_compile", "warm_up", "use_liger_kernel", "push_to_hub")
+# Of what run_mlm.py can be told, this has a meaning here.
+_SUPPORTED = {"overwrite_output_dir", "auto_bf16", "ddp_find_unused_parameters", "logging_nan_inf_filter"}
+_UNSUPPORTED = (
+    *("torch_compile", "use_liger_kernel", "push_to_hub", "label_smoothing_factor"),
+    *(name for name in ConceptTrainingArguments.__annotations__ if name not in _SUPPORTED),
+)
 
 
 @dataclass
@@ -99,7 +108,7 @@ class RetrievalArguments:
         return PairColumns(self.query_column, self.passage_column, self.negatives_column)
 
 
-class RetrievalTrainer(Trainer):
+class RetrievalTrainer(SavingTrainer):
     """
     `transformers.Trainer` for `ConceptEncoderForTextEncoding` on batches of `PairCollator`.
 
@@ -158,10 +167,6 @@ class RetrievalTrainer(Trainer):
         dist.all_reduce(most, dist.ReduceOp.MAX)
         return pad_concepts(concepts, int(most))
 
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
-        super()._save(output_dir, state_dict)
-        replace_pickled_arguments(Path(output_dir or self.args.output_dir), self.args)
-
 
 def score(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: RetrievalTask, settings: RetrievalArguments
@@ -191,10 +196,12 @@ def main(arguments: Sequence[str]) -> dict[str, dict[str, float]]:
     pairs = None
     if args.do_train:
         pairs = PairDataset(read_pairs(settings.train_file, settings.columns), settings.num_negatives)
-        _check_fills_batch(pairs, args)
+        check_fills_batch(pairs, args, "pairs")
     model, tokenizer = _load(settings)
     description = _describe(settings, args, model, pairs, task)
     checkpoint = find_checkpoint(args, description) if args.do_train else None
+    if not args.do_train:
+        check_results_folder(Path(args.output_dir), description, settings.model_name_or_path)
     systems = _baselines(model.to(args.device), tokenizer, task, settings) if task else {}
     trainer = RetrievalTrainer(
         model,
@@ -224,20 +231,12 @@ def _check(settings: RetrievalArguments, args: ConceptTrainingArguments) -> None
             raise ValueError(f"--{wanted} needs a --{'train' if wanted == 'do_train' else 'validation'}_file.")
     if not (args.do_train or args.do_eval):
         raise ValueError("Nothing to do: ask for --do_train, --do_eval or both.")
-    if wrong := [f"--{name}" for name in _UNSUPPORTED if getattr(args, name)]:
+    given = given_settings(args)
+    if wrong := [f"--{name}" for name in _UNSUPPORTED if name in given]:
         raise ValueError(f"{', '.join(wrong)} is not for retrieval.")
     # Keys are gathered, so that all processes have to have as many. The last layers serve masked words alone.
     args.dataloader_drop_last = True
     args.ddp_find_unused_parameters = True
-
-
-def _check_fills_batch(pairs: PairDataset, args: ConceptTrainingArguments) -> None:
-    size = args.train_batch_size * args.world_size
-    if len(pairs) < size:
-        raise ValueError(
-            f"The training file has {len(pairs)} pairs, too few for one batch of {size}. Lower "
-            "--per_device_train_batch_size."
-        )
 
 
 def _load(settings: RetrievalArguments) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -250,7 +249,7 @@ def _load(settings: RetrievalArguments) -> tuple[PreTrainedModel, PreTrainedToke
         longest = model.config.max_position_embeddings
         settings.max_query_length = min(settings.max_query_length, longest)
         settings.max_passage_length = min(settings.max_passage_length, longest)
-    return model, AutoTokenizer.from_pretrained(name, trust_remote_code=trust)
+    return model, load_tokenizer(name, trust)
 
 
 def _describe(
@@ -262,14 +261,16 @@ def _describe(
 ) -> dict[str, Any]:
     """What two starts must agree on to be one run, as JSON values."""
     start = sum(float(values.double().abs().sum()) for values in model.state_dict().values())
-    return {
+    description = {
         "settings": {name: value for name, value in asdict(settings).items() if name not in _IRRELEVANT},
         "start": f"{start:.10e}",
         "pairs": pairs.digest() if pairs else None,
         "candidates": len(task.passages) if task else None,
+        "training": describe_training(args, compares_rows=True),
         "seed": args.seed,
         "data_seed": args.data_seed,
     }
+    return json.loads(json.dumps(description, default=str))
 
 
 def _baselines(

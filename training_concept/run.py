@@ -18,7 +18,8 @@ from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 
 from evaluation_concept.errors import FinishedRunError
 from evaluation_concept.files import write_json
-from training_concept.arguments import DataArguments, ModelArguments
+from training_concept.arguments import ConceptTrainingArguments, DataArguments, ModelArguments
+from training_concept.combination import is_combined
 from training_concept.recipes import DataRecipe, RecipeArguments, recipe_from_arguments
 from training_concept.rows import RowCounts
 
@@ -30,12 +31,25 @@ RUN_FILE = "run.json"
 _IRRELEVANT_DATA_ARGUMENTS = {"preprocessing_num_workers", "overwrite_cache"}
 # Of these the recipe says what they come to.
 _SOURCE_ARGUMENTS = set(RecipeArguments.__annotations__)
+# What of stock's training arguments decides how weights follow from gradients, and gradients from batches.
+OPTIMISATION = (
+    *("optim", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "lr_scheduler_type"),
+    *("lr_scheduler_kwargs", "bf16", "fp16", "train_sampling_strategy"),
+)
+_STEPS = ("learning_rate", "weight_decay", "warmup_steps", "max_steps", "label_smoothing_factor", "optim_args")
+_IRRELEVANT_TRAINING_ARGUMENTS = {
+    *("overwrite_output_dir", "auto_bf16", "peak_flops", "language", "license", "contrastive_chunk_size"),
+    *("torch_compile_regions", "warm_up", "ddp_find_unused_parameters", "logging_nan_inf_filter"),
+}
 
 
 def describe_run(
-    model_args: ModelArguments, data_args: DataArguments, training_args: TrainingArguments, config: PreTrainedConfig
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    training_args: ConceptTrainingArguments,
+    config: PreTrainedConfig,
 ) -> dict[str, Any]:
-    """Everything that two starts must agree on to be one run: model, tokenizer, data and seeds, as JSON values."""
+    """Everything that two starts must agree on to be one run: model, data, training and seeds, as JSON values."""
     left_out = _IRRELEVANT_DATA_ARGUMENTS | _SOURCE_ARGUMENTS
     data = {key: value for key, value in asdict(data_args).items() if key not in left_out}
     data |= {"pmi_vocabulary": _digest(data_args.pmi_vocabulary), **_describe_recipe(recipe_from_arguments(data_args))}
@@ -45,10 +59,28 @@ def describe_run(
         "model_name_or_path": model_args.model_name_or_path,
         "tokenizer": model_args.tokenizer_name or model_args.train_tokenizer_vocab_size,
         "data": data,
+        "training": describe_training(training_args, is_combined(training_args)) | {"dtype": model_args.dtype},
         "seed": training_args.seed,
         "data_seed": training_args.data_seed,
     }
     return json.loads(json.dumps(description, default=str))
+
+
+def describe_training(args: ConceptTrainingArguments, compares_rows: bool) -> dict[str, Any]:
+    """
+    The training arguments that two starts must agree on to be one run, wherever and on however many devices they are.
+
+    Args:
+        args: of the training.
+        compares_rows: whether the loss is more than a mean over rows, so that it matters which share a batch.
+    """
+    own = ConceptTrainingArguments.__annotations__.keys() - _IRRELEVANT_TRAINING_ARGUMENTS
+    rows_per_batch = args.train_batch_size * args.world_size
+    return {name: getattr(args, name) for name in (*OPTIMISATION, *_STEPS, *own)} | {
+        "num_train_epochs": None if args.max_steps > 0 else args.num_train_epochs,
+        "rows_per_step": rows_per_batch * args.gradient_accumulation_steps,
+        "rows_per_batch": rows_per_batch if compares_rows else None,
+    }
 
 
 def find_checkpoint(training_args: TrainingArguments, description: dict[str, Any]) -> Path | None:
@@ -64,7 +96,7 @@ def find_checkpoint(training_args: TrainingArguments, description: dict[str, Any
     folder, chosen = Path(training_args.output_dir), training_args.resume_from_checkpoint
     if chosen and not _is_complete(Path(chosen)):
         raise ValueError(f"{chosen} is no complete checkpoint (--resume_from_checkpoint).")
-    if not training_args.overwrite_output_dir and folder.is_dir() and any(folder.iterdir()):
+    if _holds_run(folder) and not training_args.overwrite_output_dir:
         _check_owner(folder, description)
         complete = [checkpoint for checkpoint in _checkpoints(folder) if _is_complete(checkpoint)]
         chosen = chosen or (complete[-1] if complete else None)
@@ -73,6 +105,18 @@ def find_checkpoint(training_args: TrainingArguments, description: dict[str, Any
     checkpoint = check_weights(Path(chosen))
     logger.warning("Going on from %s.", checkpoint)
     return checkpoint
+
+
+def check_results_folder(folder: Path, description: dict[str, Any], model: str | None) -> None:
+    """
+    Refuse `folder` for the results of an evaluation alone, unless it is that of the `model` or of no other run.
+
+    Raises:
+        ValueError: naming what differs from the run that is there.
+    """
+    is_models = model is not None and folder.resolve() == Path(model).resolve()
+    if (folder / RUN_FILE).is_file() and not is_models and (differences := _differences_of_runs(folder, description)):
+        raise ValueError(f"{folder} holds results of another run ({differences}). Choose another --output_dir.")
 
 
 def claim_folder(training_args: TrainingArguments, description: dict[str, Any]) -> None:
@@ -134,17 +178,35 @@ def check_weights(folder: Path) -> Path:
     return folder
 
 
-def _check_owner(folder: Path, description: dict[str, Any]) -> None:
+def _holds_run(folder: Path) -> bool:
+    """Whether there is a run in `folder`, which else has to be empty, so that nothing of a stranger's is removed."""
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return False
     if not (folder / RUN_FILE).is_file():
         raise ValueError(f"{folder} is not empty and holds no run of this script. Choose another --output_dir.")
-    record = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
-    if differences := _differences(record["description"], description):
+    return True
+
+
+def _check_owner(folder: Path, description: dict[str, Any]) -> None:
+    if differences := _differences_of_runs(folder, description):
         raise ValueError(
-            f"{folder} holds another run ({'; '.join(differences)}). Choose another --output_dir, or start anew in "
-            "this one with --overwrite_output_dir."
+            f"{folder} holds another run ({differences}). Choose another --output_dir, or start anew in this one with "
+            "--overwrite_output_dir."
         )
-    if record["finished"]:
+    if _read_record(folder)["finished"]:
         raise FinishedRunError(f"{folder} holds this very run, finished. --overwrite_output_dir repeats it.")
+
+
+def _read_record(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+
+
+def _differences_of_runs(folder: Path, description: dict[str, Any]) -> str:
+    """In what a run differs from that in `folder`, in words."""
+    theirs = _read_record(folder)["description"]
+    # Older ones do not say how they were trained.
+    comparable = description if "training" in theirs else {k: v for k, v in description.items() if k != "training"}
+    return "; ".join(_differences(theirs, comparable))
 
 
 def _checkpoints(folder: Path) -> list[Path]:

@@ -128,11 +128,15 @@ class SpanScheme:
         _check_span_options(options)
         lengths = np.arange(options.min_span_length, options.max_span_length + 1)
         failure = 1 - options.span_success_probability
-        weights = failure**lengths if options.span_distribution == "geometric" else np.ones(len(lengths))
+        if options.span_distribution == "uniform":
+            failure = 1.0
+        # Relative to the shortest, of which else nothing may be left to divide by.
+        weights = failure ** (lengths - lengths[0])
         self.lengths = lengths
         self.probabilities = weights / weights.sum()
         # A draw below the i-th limit and not below the one before means the i-th length.
-        self.limits = (np.cumsum(self.probabilities)[:-1] * 2.0**64).astype(np.uint64)
+        limits = np.cumsum(self.probabilities)[:-1] * 2.0**64
+        self.limits = np.minimum(limits, np.nextafter(2.0**64, 0)).astype(np.uint64)
         by_word = options.span_unit == "word"
         self.boundaries = WordBoundaries.from_tokenizer(tokenizer, options.vocab_size) if by_word else None
 

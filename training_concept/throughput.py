@@ -15,6 +15,8 @@ from accelerate import Accelerator
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
+from modeling_concept.losses import IGNORED
+
 # Dense bfloat16 operations a second, from the vendors' data sheets; the more specific name comes first.
 PEAK_FLOPS = {
     "B200": 2250e12,
@@ -113,7 +115,7 @@ class ThroughputMeter:
         real = inputs.get("document_lengths", inputs.get("attention_mask"))
         tokens = inputs["input_ids"].numel() if real is None else real.sum()
         self._tokens += tokens
-        self._masked_tokens += inputs["labels"].ne(-100).sum()
+        self._masked_tokens += inputs["labels"].ne(IGNORED).sum()
         self._flops += flops
 
     @contextmanager

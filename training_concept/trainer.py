@@ -18,16 +18,16 @@ from accelerate import Accelerator
 from accelerate.utils import DynamoBackend
 from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.utils.data import DataLoader, Dataset, Sampler
-from transformers import EvalPrediction, PreTrainedModel, Trainer
+from transformers import EvalPrediction, PreTrainedModel, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
-from modeling_concept.losses import labels_at, sum_of_losses
+from modeling_concept.losses import IGNORED, labels_at, mean_cross_entropy
 from training_concept.arguments import ConceptTrainingArguments
 from training_concept.combination import LossCombination, check_losses, count_calls, is_combined, load_weighting
 from training_concept.compilation import compile_in_place
 from training_concept.mixture import MixtureDataset, MixtureSampler
 from training_concept.muon import muon_for_training
-from training_concept.run import replace_pickled_arguments
+from training_concept.saving import SavingTrainer
 from training_concept.throughput import TRAINING_PASSES, ThroughputMeter, count_forward_flops
 
 logger = logging.getLogger(__name__)
@@ -61,9 +61,7 @@ def masked_lm_loss(
     Stock heads such as BERT's average within each batch instead, so their loss would change with accumulation. The
     options are those of a concept encoder (`modeling_concept.losses.linear_cross_entropy`).
     """
-    logits, targets = outputs["logits"].flatten(0, 1).float(), labels.flatten()
-    total = sum_of_losses(logits, targets, label_smoothing, z_loss)
-    return total / (labels.ne(-100).sum() if num_items_in_batch is None else num_items_in_batch)
+    return mean_cross_entropy(outputs["logits"], labels, num_items_in_batch, label_smoothing, z_loss)
 
 
 def masked_lm_sums(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -72,7 +70,7 @@ def masked_lm_sums(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
     `logits [B, K, V]` belong to `targets [B, K]`, where -100 is not scored.
     """
-    scored = targets != -100
+    scored = targets != IGNORED
     logits, wanted = logits[scored].float(), targets[scored]
     columns = (F.cross_entropy(logits, wanted, reduction="none"), logits.argmax(-1) == wanted, torch.ones_like(wanted))
     blank = torch.zeros_like(targets, dtype=torch.float32)
@@ -114,15 +112,28 @@ def _reduce_in_float32(accelerator: Accelerator) -> None:
         plugin.mixed_precision_policy = replace(policy, reduce_dtype=torch.float32, output_dtype=None)
 
 
-def _check_fills_batch(dataset: Any, batch_size: int) -> None:
+def check_fills_batch(dataset: Any, args: TrainingArguments, kind: str = "rows") -> None:
+    """
+    Raises:
+        ValueError: if a dataset is too short for one batch, on all devices.
+    """
+    batch_size = args.train_batch_size * args.world_size
     if hasattr(dataset, "__len__") and len(dataset) < batch_size:
         raise ValueError(
-            f"The training data makes {len(dataset)} rows, too few for one full batch of {batch_size}. Lower "
+            f"The training data makes {len(dataset)} {kind}, too few for one full batch of {batch_size}. Lower "
             "--per_device_train_batch_size."
         )
 
 
-class ConceptTrainer(Trainer):
+def _check_sampling(dataset: Any, strategy: str) -> None:
+    is_mixture = isinstance(dataset, MixtureDataset) and (dataset.weights is not None or dataset.num_stages > 1)
+    if is_mixture and strategy != "random":
+        raise ValueError(
+            f"--train_sampling_strategy {strategy} takes no notice of weights of sources and of schedules: use random."
+        )
+
+
+class ConceptTrainer(SavingTrainer):
     """
     `transformers.Trainer` for any `AutoModelForMaskedLM`.
 
@@ -159,7 +170,8 @@ class ConceptTrainer(Trainer):
                 "(--line_by_line) have many."
             )
         if args.dataloader_drop_last:
-            _check_fills_batch(kwargs.get("train_dataset"), args.train_batch_size * args.world_size)
+            check_fills_batch(kwargs.get("train_dataset"), args)
+        _check_sampling(kwargs.get("train_dataset"), args.train_sampling_strategy)
         check_losses(args, model, length)
         loss = {name: value for name, value in self._loss_options.items() if name != "loss_kernel"}
         super().__init__(
@@ -364,7 +376,3 @@ class ConceptTrainer(Trainer):
         tied = self.model.all_tied_weights_keys
         load_result.missing_keys[:] = [name for name in load_result.missing_keys if name not in tied]
         super()._issue_warnings_after_load(load_result)
-
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
-        super()._save(output_dir, state_dict)
-        replace_pickled_arguments(Path(output_dir or self.args.output_dir), self.args)

@@ -11,6 +11,7 @@ import torch
 from torch._inductor.codecache import cache_dir
 from transformers import TrainerCallback
 
+from training_concept.combination import count_turns
 from training_concept.trainer import ConceptTrainer
 
 
@@ -28,7 +29,8 @@ class _Clock(TrainerCallback):
 
 def warm_up(trainer: ConceptTrainer) -> dict[str, float]:
     """
-    Train one step in each stage of the curriculum, without a trace in the output folder, and say how long it took.
+    Train one step of each shape in each stage of the curriculum, without a trace in the output folder, and say how
+    long it took.
 
     A run of the same settings on the same kind of machine then finds its code compiled; what is left is to trace the
     model. The weights of `trainer` are not of use afterwards.
@@ -37,8 +39,8 @@ def warm_up(trainer: ConceptTrainer) -> dict[str, float]:
         Seconds from the start of the process to the end of the first step (`first_step_seconds`), those of them that
         training took (`first_step_training_seconds`), and until the last step was done (`warm_up_seconds`).
     """
-    stages = getattr(trainer.train_dataset, "num_stages", 1)
-    trainer.args.max_steps, trainer.args.gradient_accumulation_steps = stages, 1
+    steps = getattr(trainer.train_dataset, "num_stages", 1) * count_turns(trainer.args)
+    trainer.args.max_steps, trainer.args.gradient_accumulation_steps = steps, 1
     clock, begin, start = _Clock(), time.time(), psutil.Process().create_time()
     trainer.add_callback(clock)
     trainer.train()
@@ -51,7 +53,7 @@ def warm_up(trainer: ConceptTrainer) -> dict[str, float]:
         _leave_nothing(Path(trainer.args.output_dir))
         print(
             f"The first step was done {seconds['first_step_seconds']:.1f} s after the start, "
-            f"{seconds['first_step_training_seconds']:.1f} s after training began; {stages} in all after "
+            f"{seconds['first_step_training_seconds']:.1f} s after training began; {steps} in all after "
             f"{seconds['warm_up_seconds']:.1f} s. The compiled code is in {cache_dir()}."
         )
     trainer.accelerator.wait_for_everyone()

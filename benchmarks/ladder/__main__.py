@@ -7,7 +7,7 @@ The ladder: which design wins at equal time, against controls in the same harnes
     python -m benchmarks.ladder prepare PARTS --recipe RECIPE --output DATA    # a selection, to be copied to the GPU
     python -m benchmarks.ladder variants --length 512
     python -m benchmarks.ladder run --data DATA --output RUNS --variants hybrid bert --lengths 512 --seconds 80 \
-        --learning_rates 5e-4 1e-3 2e-3 --seeds 0 --budget 500
+        --learning_rates 1e-3 2e-3 4e-3 --seeds 0 --budget 500
     python -m benchmarks.ladder report RUNS --output REPORT
     python -m benchmarks.ladder merge RUNS
 
@@ -203,7 +203,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--variants", nargs="+", help="NAME or NAME:FIELD=VALUE,...")
     what.add_argument("--runs", type=Path, help="YAML list of runs, each `{variant: ..., length: ..., seed: ...}`")
     parser.add_argument("--lengths", type=int, nargs="+", default=[512], help="of documents (default: 512)")
-    parser.add_argument("--learning_rates", type=float, nargs="+", default=[1e-3], help="(default: 1e-3)")
+    parser.add_argument("--learning_rates", type=float, nargs="+", default=[2e-3], help="(default: 2e-3)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="(default: 0)")
     clock = parser.add_mutually_exclusive_group()
     clock.add_argument("--seconds", type=float, default=80.0, help="of training, each (default: %(default)s)")

@@ -28,7 +28,7 @@ class Settings:
         learning_rate: at its greatest.
         seed: of weights, order and masks.
         batch_tokens: of a step, padding included.
-        optimizer: `adamw`, or `muon` for the matrices of linear layers and AdamW for the rest.
+        optimizer: `muon` for the matrices of linear layers and AdamW for the rest, or `adamw` for all.
         weight_decay: of the matrices of linear layers.
         beta1, beta2: of AdamW.
         clip: greatest norm of the gradient.
@@ -46,10 +46,10 @@ class Settings:
     length: int = 512
     clock: str = "seconds"
     budget: float = 80.0
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     seed: int = 0
     batch_tokens: int = 65536
-    optimizer: str = "adamw"
+    optimizer: str = "muon"
     weight_decay: float = 0.1
     beta1: float = 0.9
     beta2: float = 0.98

@@ -83,7 +83,6 @@ class Run:
         contender = self.contender
         with self.device:
             model = contender.build(contender.attentions[0], self.settings.length, "train").train()
-        _take_long_rows(model, self.settings.batch_tokens)
         compile_model(model, contender, self.settings.compiled)
         return model
 
@@ -254,14 +253,3 @@ def padded_vocabulary(size: int) -> int:
 
 def _same(visit: int) -> int:
     return visit
-
-
-def _take_long_rows(model: nn.Module, tokens: int) -> None:
-    """
-    Let a model with learned positions take rows of many documents, none of which is longer than its positions.
-
-    It counts the tokens of a row, which are those of a batch here, and not those of the documents in it.
-    """
-    config: Any = getattr(getattr(model, "model", None), "config", None)
-    if getattr(config, "position_embedding", None) == "learned":
-        config.max_position_embeddings = max(config.max_position_embeddings, tokens)

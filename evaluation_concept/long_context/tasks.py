@@ -85,6 +85,7 @@ class Sources:
         sizes: of the splits of generated data: train, validation, test; `None` takes those of the task.
         seed: of generated data.
         haystack: a file of text to hide needles in; `None` hides them in noise.
+        kept_dir: tasks that were read from packages before, see `evaluation_concept.long_context.kept`.
         cache_dir: where downloads and generated data are kept; `None` keeps downloads where the Hub's library does.
         token: access token for the Hub.
     """
@@ -96,6 +97,7 @@ class Sources:
     sizes: tuple[int, int, int] | None = None
     seed: int = 0
     haystack: Path | None = None
+    kept_dir: Path | None = None
     cache_dir: Path | None = None
     token: str | None = None
 

@@ -35,10 +35,10 @@ def record(variant: str, loss: float, test: float | None = None, **fields: Any) 
 
 
 RECORDS = [
-    record("hybrid", 3.5, learning_rate=2e-3),
+    record("hybrid", 3.5, learning_rate=4e-3),
     *(record("hybrid", 3.2 + seed / 10, seed=seed) for seed in range(3)),
     record("hybrid:concept_ratio=8", 3.4),
-    record("bert", 3.3, learning_rate=5e-4),
+    record("bert", 3.3, learning_rate=1e-3),
     *(record("bert", 3.1 + seed / 10, seed=seed) for seed in range(3)),
     record("bert_x9", 3.6),
     record("bottleneck", 3.7),
@@ -80,22 +80,22 @@ def test_every_run_is_read_once(runs):
 
 def test_a_variant_stands_with_its_best_rate_and_all_its_seeds(runs):
     hybrid = standing(runs, (512, "80s_a_GPU"), "hybrid")
-    assert (hybrid.learning_rate, hybrid.rates) == (1e-3, 2)
+    assert (hybrid.learning_rate, hybrid.rates) == (2e-3, 2)
     assert hybrid.losses() == pytest.approx({0: 3.2, 1: 3.3, 2: 3.4})
     assert hybrid.loss == pytest.approx(3.3)
 
 
 def test_a_rate_is_chosen_by_the_seeds_that_all_have(runs):
-    # The mean over three seeds of 1e-3 is that of the one seed of 5e-4; by seed 0 it is better.
+    # The mean over three seeds of 2e-3 is that of the one seed of 1e-3; by seed 0 it is better.
     bert = standing(runs, (512, "80s_a_GPU"), "bert")
-    assert (bert.learning_rate, bert.loss) == (1e-3, pytest.approx(3.2))
+    assert (bert.learning_rate, bert.loss) == (2e-3, pytest.approx(3.2))
 
 
 def test_another_recipe_stands_for_itself(tmp_path):
-    for number, content in enumerate([record("bert", 3.0, optimizer="muon"), record("bert", 3.1)]):
+    for number, content in enumerate([record("bert", 3.0, optimizer="adamw"), record("bert", 3.1)]):
         (tmp_path / f"{number}.json").write_text(json.dumps(content), encoding="utf-8")
     (group,) = standings(read_runs([tmp_path])[0]).values()
-    assert [it.label for it in group] == ["bert (optimizer=muon)", "bert"]
+    assert [it.label for it in group] == ["bert (optimizer=adamw)", "bert"]
 
 
 def test_a_recipe_that_the_control_has_not_had_does_not_count(tmp_path):
@@ -104,10 +104,10 @@ def test_a_recipe_that_the_control_has_not_had_does_not_count(tmp_path):
             (tmp_path / f"{number}.json").write_text(json.dumps(content), encoding="utf-8")
         return figures(read_runs([tmp_path])[0])["hybrid_512_minus_bert"].value
 
-    ours = [record("hybrid", 3.0, optimizer="muon"), record("hybrid", 3.3)]
+    ours = [record("hybrid", 3.0, optimizer="adamw"), record("hybrid", 3.3)]
     assert write(*ours, record("bert", 3.2)) == pytest.approx(0.1)
     # With it, both sides stand at their best.
-    assert write(*ours, record("bert", 3.2), record("bert", 3.15, optimizer="muon")) == pytest.approx(-0.15)
+    assert write(*ours, record("bert", 3.2), record("bert", 3.15, optimizer="adamw")) == pytest.approx(-0.15)
 
 
 def test_texts_of_another_tokenizer_are_another_contest(tmp_path):

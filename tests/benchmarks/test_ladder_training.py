@@ -303,14 +303,15 @@ def test_a_file_lists_runs_of_several_kinds(data, tmp_path):
     path.write_text("- {variant: hybrid, length: 64}\n- {variant: bert, learning_rate: 5.0e-4, seed: 2}\n")
     given = ["run", "--data", str(data), "--output", str(tmp_path), "--runs", str(path), "--seconds", "30", "--final"]
     first, second = ladder.make_runs(ladder._parse(given))
-    assert (first.variant, first.length, first.learning_rate, first.seed) == ("hybrid", 64, 1e-3, 0)
+    assert (first.variant, first.length, first.learning_rate, first.seed) == ("hybrid", 64, 2e-3, 0)
     assert (second.variant, second.length, second.learning_rate, second.seed) == ("bert", 512, 5e-4, 2)
     assert (first.budget, first.final) == (second.budget, second.final) == (30.0, True)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "recipes" / "ladder").glob("*.yaml")), ids=lambda path: path.stem)
 def test_lists_of_runs_name_runs_that_can_be_built(data, tmp_path, path):
-    runs = ladder.make_runs(ladder._parse(["run", "--data", str(data), "--output", str(tmp_path), "--runs", str(path)]))
+    given = ["run", "--data", str(data), "--output", str(tmp_path), "--runs", str(path)]
+    runs = ladder.make_runs(ladder._parse(given))
     assert len({run.name for run in runs}) == len(runs)
     assert all(size_of(run.variant, run.length, 320).body > 1e7 for run in runs)
 
@@ -336,7 +337,7 @@ def test_the_command_line_makes_the_grid(data, tmp_path):
         [
             *arguments(data, tmp_path, "hybrid", "bert"),
             *("--seeds", "0", "1", "--learning_rates", "1e-3", "2e-3"),
-            *("--optimizer", "muon", "--beta2", "0.95"),
+            *("--optimizer", "adamw", "--beta2", "0.95"),
         ]
     )
     runs = ladder.make_runs(options)
@@ -346,4 +347,4 @@ def test_the_command_line_makes_the_grid(data, tmp_path):
         (0, "bert", 1e-3),
     ]
     assert len(runs) == 8
-    assert {(it.optimizer, it.beta2, it.clock, it.budget) for it in runs} == {("muon", 0.95, "tokens", 300.0)}
+    assert {(it.optimizer, it.beta2, it.clock, it.budget) for it in runs} == {("adamw", 0.95, "tokens", 300.0)}

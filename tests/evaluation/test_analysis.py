@@ -127,6 +127,15 @@ def test_what_cannot_be_run_is_said(tokenizer):
     assert set(found) == {"geometry", "ablation", "not_run"}
 
 
+def test_a_defect_is_no_reason_to_leave_a_part_out(tokenizer, monkeypatch):
+    def broken(*arguments: object) -> None:
+        raise ValueError("shapes do not fit")
+
+    monkeypatch.setattr("evaluation_concept.analysis.measure_concepts", broken)
+    with pytest.raises(ValueError, match="shapes do not fit"):
+        analyse(make_subject(tokenizer, documents=5))
+
+
 def test_a_table_of_concepts_has_no_spans(tokenizer):
     found = analyse(make_subject(tokenizer, "learned_concepts"))
     assert set(found["token_recovery"]) == {"document"}

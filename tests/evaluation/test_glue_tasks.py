@@ -42,6 +42,13 @@ def test_labels_are_numbers_or_names_of_classes() -> None:
     assert numbered.labels.tolist() == [1, 0]
 
 
+@pytest.mark.parametrize("labels", [["-1", "1"], [-1, 1]])
+def test_minus_1_may_be_a_class(labels: list) -> None:
+    polarity = Task("polarity", ("sentence",), ("-1", "1"))
+    rows = Dataset.from_dict({"sentence": ["a", "b"], "label": labels})
+    assert read_examples(polarity, rows, "train").labels.tolist() == [0, 1]
+
+
 @pytest.mark.parametrize("hidden", [-1, None])
 def test_hidden_labels_are_none_where_they_are_not_needed(hidden: int | None) -> None:
     rows = Dataset.from_dict({"sentence": ["a"], "label": [hidden]})

@@ -77,6 +77,7 @@ def test_the_command_writes_a_report(output, texts):
     assert set(PARTS) < set(report)
     assert set(report["not_run"]) == {"parts of speech"}
     settings = report["settings"]
+    assert settings["seed"] == 0
     assert (settings["text_file"], settings["documents"], settings["rows"]) == (texts, 20, 40)
     assert (output / MARKDOWN).read_text(encoding="utf-8").startswith("# Analysis of a concept encoder\n")
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in (output / "figures").iterdir())
@@ -165,6 +166,9 @@ def test_the_script_exits_with_its_status(sick_checkpoint):
         ({"mlm_probability": 1.5}, "mlm_probability must lie between 0 and 1"),
         ({"tagged_corpus": "nowhere"}, "no folder nowhere"),
         ({"device": "abacus"}, "--device abacus is no device"),
+        ({"split": "train"}, "--split goes with --dataset_name only"),
+        ({"dataset_config_name": "en"}, "--dataset_config_name goes with --dataset_name only"),
+        ({"health": True, "max_seq_length": None, "output_dir": None}, "leave out --device, --text_file"),
         ({"model_name_or_path": "nowhere/at-all"}, "nowhere/at-all"),
         ({"text_column_name": "body"}, "no column 'body'"),
     ],

@@ -70,6 +70,17 @@ def test_passages_cover_a_text_and_overlap(checkpoint, texts):
     assert sum(len(passage.text) for passage in passages) > len(text)
 
 
+@pytest.mark.parametrize("max_tokens", [3, 5, 16])
+def test_passages_that_do_not_overlap_are_cut_between_words(checkpoint, texts, max_tokens):
+    tokenizer, text = AutoTokenizer.from_pretrained(checkpoint), (texts / "1.txt").read_text(encoding="utf-8")
+    passages = passages_of(checkpoint, text, max_tokens, 0)
+    assert " ".join(passage.text for passage in passages).split() == text.split()
+    # Behind a space, as they stand in the text.
+    sizes = [len(tokenizer(f" {it.text}", add_special_tokens=False)["input_ids"]) for it in passages[1:]]
+    assert max(sizes) <= max_tokens
+    assert "".join(passage.text for passage in passages_of(checkpoint, "bale" * 40, max_tokens, 0)) == "bale" * 40
+
+
 def test_a_word_longer_than_the_overlap_is_cut(checkpoint):
     passages = passages_of(checkpoint, "bale" * 40, 16, 2)
     assert len(passages) > 1

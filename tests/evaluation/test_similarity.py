@@ -160,5 +160,15 @@ def test_tables_that_cannot_be_are_refused(tmp_path, capsys, row, problem):
     assert problem in refusal(capsys, "no/checkpoint/needed", table)
 
 
+def test_a_table_without_rows_is_named(tmp_path, capsys):
+    table = tmp_path / "PAIRS.CSV"
+    table.write_text("sentence1,sentence2,score\n")
+    assert f"{table} has no rows" in refusal(capsys, "no/checkpoint/needed", table)
+
+
+def test_pairs_of_a_folder_are_of_two_kinds(tmp_path, capsys):
+    assert "--num_pairs 1 must be at least 2" in refusal(capsys, "no/checkpoint/needed", tmp_path, "--num_pairs", "1")
+
+
 def test_sources_that_are_not_there_are_refused(tmp_path, capsys):
     assert "There is no file" in refusal(capsys, "no/checkpoint/needed", tmp_path / "nowhere.csv")

@@ -1,17 +1,18 @@
 # Copyright 2026 The Concept Encoder authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Samples saved by this process, and a way to run scripts in others."""
+"""Samples saved by this process, a Hub, and a way to run scripts in others."""
 
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
 
+from .fake_hub import FakeHub
 from .samples import Samples, build_samples, save_samples
 
 ROOT = Path(__file__).parents[2]
@@ -30,6 +31,12 @@ def saved(samples: Samples, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("hub")
     save_samples(samples, folder / "saved")
     return Path(shutil.move(folder / "saved", folder / "moved"))
+
+
+@pytest.fixture
+def hub() -> Iterator[FakeHub]:
+    with FakeHub() as hub:
+        yield hub
 
 
 @pytest.fixture(scope="session")

@@ -3,18 +3,27 @@
 """A Hub on the loopback interface: as much of the Hub's HTTP API as pushing and loading models needs, kept in memory.
 
     with FakeHub() as hub:
+        hub.inject(Fault("PUT /lfs/", status=503))
         subprocess.run([sys.executable, "push.py"], env=os.environ | hub.environment(cache_folder))
         assert "config.json" in hub.files("someone/model")
 
 huggingface_hub reads its endpoint once, when imported, so its user has to be another process than the one that tests.
+
+Emulated: accounts with tokens that read or write, private and gated repositories; repositories, branches, tags and
+commits with their parent; files in Git, files in LFS (in one part, downloaded by way of a redirect, in ranges);
+errors, slow answers, answers that are lost, connections that break and a server that dies and comes back (`Fault`).
+Not emulated: Xet, the protocol that clients prefer (`environment` turns it off), LFS uploads in several parts, pull
+requests, rules for the metadata of cards, rate limits, data sets and Spaces.
 """
 
 import base64
 import hashlib
 import json
 import re
+import socket
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -43,32 +52,72 @@ class StoredFile(NamedTuple):
         """The identity that Git goes by."""
         return hashlib.sha1(b"blob %d\0" % len(self.content) + self.content).hexdigest()
 
+    @property
+    def identity(self) -> str:
+        """The one that clients compare their file's with."""
+        return self.sha256 if self.lfs else self.git_id
+
 
 Files = dict[str, StoredFile]
 
 
 @dataclass
 class Repository:
-    """Commits by id, oldest first, and what branches and tags point at."""
+    """Commits by id, oldest first, what branches and tags point at, and who may read: its owner, if it is private,
+    those of `readers`, if it is gated."""
 
     private: bool = False
+    gated: bool = False
+    readers: set[str] = field(default_factory=set)
     commits: dict[str, Files] = field(default_factory=dict)
     messages: list[str] = field(default_factory=list)
-    refs: dict[str, str] = field(default_factory=dict)
+    branches: dict[str, str] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
 
     def commit(self, branch: str, message: str, files: Files) -> str:
         """Add a commit of all `files` on `branch` and return its id."""
         commit_id = hashlib.sha1(f"{len(self.commits)} {branch} {message}".encode()).hexdigest()
-        self.commits[commit_id], self.refs[branch] = files, commit_id
+        self.commits[commit_id], self.branches[branch] = files, commit_id
         self.messages.append(message)
         return commit_id
 
     def resolve(self, revision: str) -> str:
         """Return the id of the commit that a branch, a tag or an id names."""
-        commit_id = self.refs.get(revision, revision)
+        commit_id = (self.branches | self.tags).get(revision, revision)
         if commit_id not in self.commits:
             raise HubError(404, "RevisionNotFound", f"Invalid rev id: {revision}")
         return commit_id
+
+
+class Account(NamedTuple):
+    """Whose a token is, and whether it writes."""
+
+    user: str
+    writes: bool = True
+
+
+@dataclass
+class Fault:
+    """
+    What goes wrong with the next `times` requests whose "METHOD /path" starts like the regular expression `pattern`.
+
+    Attributes:
+        status: answered, and nothing is done.
+        delay: seconds before anything is done.
+        cut_after: bytes of the body that are read before the connection is cut, and nothing is done.
+        loses_answer: what was asked for is done, and the connection cut in place of an answer.
+        dies: the server is gone with the connection, until `FakeHub.restart`.
+        revokes: no token is valid from here on.
+    """
+
+    pattern: str
+    times: int = 1
+    status: int | None = None
+    delay: float = 0
+    cut_after: int | None = None
+    loses_answer: bool = False
+    dies: bool = False
+    revokes: bool = False
 
 
 class HubError(Exception):
@@ -80,11 +129,13 @@ class HubError(Exception):
 
 
 class Request(NamedTuple):
-    """What the handlers below look at."""
+    """What the handlers below look at; `account` is `None` without a token."""
 
     url: str
     query: dict[str, list[str]]
+    headers: Mapping[str, str]
     body: bytes
+    account: Account | None = None
 
     @property
     def json(self) -> dict[str, Any]:
@@ -101,33 +152,67 @@ class Response(NamedTuple):
 
 
 class FakeHub:
-    """The server. Repositories are in `repositories`, the requests served so far in `requests`."""
+    """
+    The server.
+
+    Attributes:
+        accounts: by token. `token` is that of `user`, both arguments.
+        repositories: by id.
+        uploads: content of LFS objects by SHA-256.
+        requests: those served so far, "METHOD /path".
+    """
 
     def __init__(self, user: str = "someone", token: str = "hf_fake") -> None:
         self.user, self.token = user, token
+        self.accounts = {token: Account(user)}
         self.repositories: dict[str, Repository] = {}
         self.uploads: dict[str, bytes] = {}
         self.requests: list[str] = []
+        self.faults: list[Fault] = []
         self.lock = threading.Lock()
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (RequestHandler,), {"hub": self}))
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        self.is_down = True
+        self.port = 0
+        self.restart()
+        self.url = f"http://127.0.0.1:{self.port}"
+        # Large files lie on a host of another name, which tokens are not for.
+        self.storage = f"http://localhost:{self.port}"
 
     def __enter__(self) -> Self:
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.server.shutdown()
-        self.server.server_close()
+        self.die()
 
-    def environment(self, cache: Path) -> dict[str, str]:
+    def restart(self) -> None:
+        """Serve at the old address, with all that was finished before."""
+        self.server = ThreadingHTTPServer(("127.0.0.1", self.port), type("Handler", (RequestHandler,), {"hub": self}))
+        self.port, self.is_down = self.server.server_port, False
+        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+
+    def die(self) -> None:
+        """Serve no more: open connections are cut at their next request, new ones refused."""
+        if not self.is_down:
+            self.is_down = True
+            self.server.shutdown()
+            self.server.server_close()
+
+    def inject(self, *faults: Fault) -> None:
+        """Add faults to those to come; of several that match a request, the first counts."""
+        with self.lock:
+            self.faults += faults
+
+    def count(self, pattern: str) -> int:
+        """Number of requests so far that start like the regular expression."""
+        return sum(bool(re.match(pattern, request)) for request in self.requests)
+
+    def environment(self, cache: Path, token: str | None = None) -> dict[str, str]:
         """Return the environment variables that point a process at this Hub, with `cache` as its HF_HOME."""
-        # The newer upload protocol, Xet, is not emulated; without it clients fall back to Git LFS.
         return {
             "HF_ENDPOINT": self.url,
-            "HF_TOKEN": self.token,
+            "HF_TOKEN": self.token if token is None else token,
             "HF_HOME": str(cache),
             "HF_HUB_OFFLINE": "0",
+            # Not emulated; without it clients fall back to Git LFS.
             "HF_HUB_DISABLE_XET": "1",
         }
 
@@ -136,18 +221,35 @@ class FakeHub:
         repository = self.repositories[repo_id]
         return {path: file.content for path, file in repository.commits[repository.resolve(revision)].items()}
 
-    def repository(self, repo_id: str) -> Repository:
-        """Return a repository, or answer that there is none."""
-        if repo_id not in self.repositories:
-            raise HubError(404, "RepoNotFound", "Repository Not Found")
-        return self.repositories[repo_id]
+    def readable(self, repo_id: str, account: Account | None) -> Repository:
+        """Return a repository that `account` may know of, or answer that there is none."""
+        repository = self.repositories.get(repo_id)
+        if repository is None or (repository.private and not owns(account, repo_id)):
+            raise HubError(404 if account else 401, "RepoNotFound", "Repository Not Found")
+        return repository
 
-    def answer(self, method: str, path: str, request: Request, authorization: str | None) -> Response:
+    def writable(self, repo_id: str, account: Account | None) -> Repository:
+        """Return a repository that `account` may change."""
+        repository = self.readable(repo_id, account)
+        if not owns(account, repo_id) or not account.writes:
+            raise HubError(403, "", "You do not have the rights to write to this repository")
+        return repository
+
+    def take_fault(self, request: str) -> Fault | None:
+        """The fault that is to befall a request; it counts as one of its times."""
+        with self.lock:
+            fault = next((fault for fault in self.faults if fault.times and re.match(fault.pattern, request)), None)
+            if fault:
+                fault.times -= 1
+                if fault.revokes:
+                    self.accounts.clear()
+        return fault
+
+    def answer(self, method: str, path: str, request: Request) -> Response:
         """Serve one request by the first route that matches."""
         self.requests.append(f"{method} {path}")
-        if method == "POST" and authorization != f"Bearer {self.token}":
-            return HubError(401, "Unauthorized", "Invalid credentials").response
         try:
+            request = request._replace(account=self.authenticate(request.headers.get("Authorization")))
             for methods, pattern, handler in ROUTES:
                 if method in methods and (match := pattern.fullmatch(path)):
                     return handler(self, request, *match.groups())
@@ -155,9 +257,22 @@ class FakeHub:
             return error.response
         return HubError(501, "", f"the fake Hub does not know {method} {path}").response
 
+    def authenticate(self, authorization: str | None) -> Account | None:
+        """Return the account of a token, `None` without one, or answer that it is not (or no more) valid."""
+        if authorization is None:
+            return None
+        if (account := self.accounts.get(authorization.removeprefix("Bearer "))) is None:
+            raise HubError(401, "", "Invalid credentials in Authorization header")
+        return account
+
+
+def owns(account: Account | None, repo_id: str) -> bool:
+    """Whether a repository is that of `account`."""
+    return account is not None and repo_id.startswith(f"{account.user}/")
+
 
 class RequestHandler(BaseHTTPRequestHandler):
-    """Translation between HTTP and `FakeHub.answer`."""
+    """Translation between HTTP and `FakeHub.answer`, and the place where things go wrong."""
 
     protocol_version = "HTTP/1.1"
     hub: FakeHub
@@ -176,12 +291,36 @@ class RequestHandler(BaseHTTPRequestHandler):
         self.rfile.readline()
         return body
 
+    def cut(self, fault: Fault | None = None) -> None:
+        """End the connection without an answer."""
+        self.close_connection = True
+        if fault and fault.dies:
+            self.hub.die()
+        self.connection.shutdown(socket.SHUT_RDWR)
+
     def serve(self) -> None:
         """Answer one request of any method."""
         url = urlsplit(self.path)
-        request = Request(self.hub.url, parse_qs(url.query), self.read_body())
+        path = unquote(url.path)
+        fault = self.hub.take_fault(f"{self.command} {path}")
+        if self.hub.is_down:
+            return self.cut()
+        if fault and fault.cut_after is not None:
+            self.rfile.read(fault.cut_after)
+            return self.cut(fault)
+        request = Request(self.hub.url, parse_qs(url.query), self.headers, self.read_body())
+        if fault:
+            time.sleep(fault.delay)
+        if fault and fault.status:
+            return self.send(HubError(fault.status, "", "injected").response)
         with self.hub.lock:
-            response = self.hub.answer(self.command, unquote(url.path), request, self.headers.get("Authorization"))
+            response = self.hub.answer(self.command, path, request)
+        if fault and (fault.loses_answer or fault.dies):
+            return self.cut(fault)
+        return self.send(response)
+
+    def send(self, response: Response) -> None:
+        """Send an answer, without its content if that was not asked for."""
         payload = response.payload if isinstance(response.payload, bytes) else json.dumps(response.payload).encode()
         self.send_response(response.status)
         for name, value in {"Content-Length": str(len(payload)), **response.headers}.items():
@@ -209,8 +348,16 @@ def route(methods: str, pattern: str) -> Callable[[Callable[..., Response]], Cal
 @route("GET", "/api/whoami-v2")
 def whoami(hub: FakeHub, request: Request) -> Response:
     """Say whose token it is."""
-    token = {"displayName": "test", "role": "write"}
-    return Response({"type": "user", "name": hub.user, "orgs": [], "auth": {"accessToken": token}})
+    account = authenticated(request)
+    token = {"displayName": "test", "role": "write" if account.writes else "read"}
+    return Response({"type": "user", "name": account.user, "orgs": [], "auth": {"accessToken": token}})
+
+
+def authenticated(request: Request) -> Account:
+    """Return the account that asks, or answer that a token is needed."""
+    if request.account is None:
+        raise HubError(401, "", "Invalid username or password.")
+    return request.account
 
 
 @route("POST", "/api/validate-yaml")
@@ -222,8 +369,10 @@ def validate_card(hub: FakeHub, request: Request) -> Response:
 @route("POST", "/api/repos/create")
 def create_repository(hub: FakeHub, request: Request) -> Response:
     """Create a repository with one commit."""
-    details = request.json
-    repo_id = f"{details.get('organization') or hub.user}/{details['name']}"
+    details, account = request.json, authenticated(request)
+    repo_id = f"{details.get('organization') or account.user}/{details['name']}"
+    if not owns(account, repo_id) or not account.writes:
+        raise HubError(403, "", "You do not have the rights to create a model under this namespace")
     answer = {"url": f"{request.url}/{repo_id}", "id": repo_id, "name": repo_id}
     if repo_id in hub.repositories:
         return Response(answer | {"error": "You already created this model repo"}, 409)
@@ -236,21 +385,45 @@ def create_repository(hub: FakeHub, request: Request) -> Response:
 @route("POST", rf"/api/models/{REPO}/branch/(.+)")
 def create_branch(hub: FakeHub, request: Request, repo_id: str, branch: str) -> Response:
     """Start a branch at the revision asked for, or at main."""
-    repository = hub.repository(repo_id)
-    if branch in repository.refs:
+    repository = hub.writable(repo_id, request.account)
+    if branch in repository.branches:
         raise HubError(409, "", "Reference already exists")
-    repository.refs[branch] = repository.resolve(request.json.get("startingPoint") or "main")
+    repository.branches[branch] = repository.resolve(request.json.get("startingPoint") or "main")
     return Response({})
+
+
+@route("POST", rf"/api/models/{REPO}/tag/(.+)")
+def create_tag(hub: FakeHub, request: Request, repo_id: str, revision: str) -> Response:
+    """Name a revision; tags that exist stay where they are."""
+    repository, tag = hub.writable(repo_id, request.account), request.json["tag"]
+    if tag in repository.tags:
+        raise HubError(409, "", "Tag reference exists already")
+    repository.tags[tag] = repository.resolve(revision)
+    return Response({})
+
+
+@route("GET", rf"/api/models/{REPO}/refs")
+def list_refs(hub: FakeHub, request: Request, repo_id: str) -> Response:
+    """List branches and tags."""
+    repository = hub.readable(repo_id, request.account)
+    kinds = {"branches": ("heads", repository.branches), "tags": ("tags", repository.tags)}
+    refs = {
+        kind: [{"name": name, "ref": f"refs/{place}/{name}", "targetCommit": sha} for name, sha in found.items()]
+        for kind, (place, found) in kinds.items()
+    }
+    return Response(refs | {"converts": []})
 
 
 @route("POST", rf"/api/models/{REPO}/preupload/(.+)")
 def choose_upload_modes(hub: FakeHub, request: Request, repo_id: str, revision: str) -> Response:
-    """Say which files are to go through LFS."""
-    hub.repository(repo_id).resolve(revision)
+    """Say which files are to go through LFS, and what is there already."""
+    repository = hub.writable(repo_id, request.account)
+    there = repository.commits[repository.resolve(revision)]
     modes = {True: "lfs", False: "regular"}
     files = [
-        {"path": file["path"], "uploadMode": modes[file["path"].endswith(LFS_SUFFIXES)], "shouldIgnore": False}
-        for file in request.json["files"]
+        {"path": path, "uploadMode": modes[path.endswith(LFS_SUFFIXES)], "shouldIgnore": False}
+        | ({"oid": there[path].identity} if path in there else {})
+        for path in (file["path"] for file in request.json["files"])
     ]
     return Response({"files": files})
 
@@ -258,10 +431,11 @@ def choose_upload_modes(hub: FakeHub, request: Request, repo_id: str, revision: 
 @route("POST", rf"/{REPO}\.git/info/lfs/objects/batch")
 def offer_uploads(hub: FakeHub, request: Request, repo_id: str) -> Response:
     """Give an address to upload each object to, unless it is there already."""
+    hub.writable(repo_id, request.account)
     objects = request.json["objects"]
     for item in objects:
         if item["oid"] not in hub.uploads:
-            item["actions"] = {"upload": {"href": f"{request.url}/lfs/{item['oid']}", "header": {}}}
+            item["actions"] = {"upload": {"href": f"{hub.storage}/lfs/{item['oid']}", "header": {}}}
     answer = {"transfer": "basic", "objects": objects}
     return Response(answer, headers={"Content-Type": "application/vnd.git-lfs+json"})
 
@@ -277,10 +451,13 @@ def upload(hub: FakeHub, request: Request, sha256: str) -> Response:
 
 @route("POST", rf"/api/models/{REPO}/commit/(.+)")
 def commit(hub: FakeHub, request: Request, repo_id: str, branch: str) -> Response:
-    """Add a commit: one JSON object a line, first the message, then the operations."""
-    repository = hub.repository(repo_id)
-    files = dict(repository.commits[repository.resolve(branch)])
+    """Add a commit, unless another one came before: one JSON object a line, first the message, then the operations."""
+    repository = hub.writable(repo_id, request.account)
+    head = repository.resolve(branch)
+    files = dict(repository.commits[head])
     header, *operations = (json.loads(line) for line in request.body.splitlines())
+    if header["value"].get("parentCommit", head) != head:
+        raise HubError(412, "", "A commit has happened since. Please refresh and try again.")
     for operation in operations:
         apply_operation(files, operation["key"], operation["value"], hub.uploads)
     commit_id = repository.commit(branch, header["value"]["summary"], files)
@@ -304,11 +481,12 @@ def apply_operation(files: Files, key: str, value: dict[str, Any], uploads: dict
 @route("GET", rf"/api/models/{REPO}(?:/revision/(.+))?")
 def model_info(hub: FakeHub, request: Request, repo_id: str, revision: str | None) -> Response:
     """Describe a repository: commit, files, and the metadata of its model card."""
-    repository = hub.repository(repo_id)
+    repository = hub.readable(repo_id, request.account)
     commit_id = repository.resolve(revision or "main")
     files = repository.commits[commit_id]
     card = card_metadata(files["README.md"].content.decode()) if "README.md" in files else {}
     answer = {"id": repo_id, "sha": commit_id, "private": repository.private, "cardData": card}
+    answer |= {"gated": "manual" if repository.gated else False}
     answer |= {"pipeline_tag": card.get("pipeline_tag"), "library_name": card.get("library_name")}
     answer |= {"tags": card.get("tags", []), "siblings": [{"rfilename": path} for path in sorted(files)]}
     return Response(answer)
@@ -323,7 +501,7 @@ def card_metadata(text: str) -> dict[str, Any]:
 @route("GET", rf"/api/models/{REPO}/tree/([^/]+)")
 def list_files(hub: FakeHub, request: Request, repo_id: str, revision: str) -> Response:
     """List all files of a revision; clients that push and load models ask for no single folder."""
-    repository = hub.repository(repo_id)
+    repository = hub.readable(repo_id, request.account)
     files = repository.commits[repository.resolve(revision)]
     return Response([describe(path, file) for path, file in sorted(files.items())])
 
@@ -337,12 +515,29 @@ def describe(path: str, file: StoredFile) -> dict[str, Any]:
 
 @route("GET HEAD", rf"(?:/api/resolve-cache/models)?/{REPO}/resolve/([^/]+)/(.+)")
 def download(hub: FakeHub, request: Request, repo_id: str, revision: str, path: str) -> Response:
-    """Send a file, with the commit it is from and its identity for the client's cache."""
-    repository = hub.repository(repo_id)
+    """Send a file, or where in LFS it is, with the commit it is from and its identity for the client's cache."""
+    repository = hub.readable(repo_id, request.account)
+    knows = owns(request.account, repo_id) or (request.account and request.account.user in repository.readers)
+    if repository.gated and not knows:
+        raise HubError(403 if request.account else 401, "GatedRepo", f"Access to model {repo_id} is restricted.")
     commit_id = repository.resolve(revision)
     file = repository.commits[commit_id].get(path)
     if file is None:
         answer = HubError(404, "EntryNotFound", "Entry not found").response
         return answer._replace(headers=answer.headers | {"X-Repo-Commit": commit_id})
-    etag = file.sha256 if file.lfs else file.git_id
-    return Response(file.content, headers={"ETag": f'"{etag}"', "X-Repo-Commit": commit_id})
+    headers = {"ETag": f'"{file.git_id}"', "X-Repo-Commit": commit_id}
+    if not file.lfs:
+        return Response(file.content, headers=headers)
+    linked = {"X-Linked-ETag": f'"{file.sha256}"', "X-Linked-Size": str(len(file.content))}
+    return Response(b"", 302, headers | linked | {"Location": f"{hub.storage}/lfs/{file.sha256}"})
+
+
+@route("GET HEAD", "/lfs/([0-9a-f]{64})")
+def download_object(hub: FakeHub, request: Request, sha256: str) -> Response:
+    """Send an LFS object, from the byte on that is asked for."""
+    content, headers = hub.uploads[sha256], {"ETag": f'"{sha256}"', "Accept-Ranges": "bytes"}
+    if match := re.fullmatch(r"bytes=(\d+)-", request.headers.get("Range", "")):
+        start = int(match[1])
+        place = f"bytes {start}-{len(content) - 1}/{len(content)}"
+        return Response(content[start:], 206, headers | {"Content-Range": place})
+    return Response(content, headers=headers)

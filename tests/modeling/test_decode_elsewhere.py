@@ -98,7 +98,7 @@ def test_the_loss_is_that_of_the_logits_and_skips_what_is_no_place(variant):
 def test_what_a_variant_cannot_decode_is_refused():
     ids, places = document(30)[None], torch.arange(65)[None]
     for variant in ("perceiver_v1", "weighted_decoder"):
-        with pytest.raises(ValueError, match=r"65 decoded_positions are more than the 64 learned positions"):
+        with pytest.raises(ValueError, match=r"decoded_positions reach 64, and this model has 64 learned positions"):
             tiny_model(ConceptEncoderForMaskedLM, variant)(ids, decoded_positions=places)
     with pytest.raises(ValueError, match="num_decoder_mixing_layers=2 lets the positions of the input mix"):
         tiny_model(ConceptEncoderForMaskedLM, "mixing_decoder")(ids, decoded_positions=places)

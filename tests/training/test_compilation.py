@@ -237,6 +237,12 @@ def test_a_warm_up_compiles_each_stage_of_a_curriculum(tmp_path):
     assert graphs() == 2
 
 
+def test_a_warm_up_compiles_each_share_of_nested_concepts(tmp_path):
+    overrides = ",".join(f"{name}={value}" for name, value in (SHAPE | WIDTHS).items())
+    tiny_run.train(tmp_path, config_overrides=overrides, objectives="nested:1", warm_up=True, **WHOLE)
+    assert graphs() == 3
+
+
 def test_a_warm_up_leaves_a_run_alone(tmp_path):
     tiny_run.train(tmp_path, "bert", max_steps=1)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}

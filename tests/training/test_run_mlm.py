@@ -236,6 +236,15 @@ def test_the_command_line_overrides_a_settings_file(tmp_path):
     assert (training_args.seed, training_args.bf16, data_args.max_seq_length) == (2, False, 64)
 
 
+def test_a_settings_file_says_more_than_a_command_line_can(tmp_path):
+    said = {"lr_scheduler_kwargs": {"num_cycles": 2}, "report_to": ["none"], "save_total_limit": None, "muon": True}
+    said["mlm_probability_schedule"] = [0.5, 0.3]
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(settings(tmp_path) | said))
+    _, data_args, args = parse_arguments([str(tmp_path / "run.yaml")])
+    assert (args.lr_scheduler_kwargs, args.save_total_limit, args.muon) == ({"num_cycles": 2}, None, True)
+    assert (args.report_to, data_args.mlm_probability_schedule) == ([], [0.5, 0.3])
+
+
 STOCK = {
     "workers": {"dataloader_num_workers": 2, "dataloader_prefetch_factor": 2, "dataloader_persistent_workers": True},
     "bf16": {"bf16": True},

@@ -323,6 +323,21 @@ def test_span_settings_are_checked(tokenizer: PreTrainedTokenizerFast, settings:
         MaskingCollator(tokenizer, "span", **settings)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"min_span_length": 400, "max_span_length": 500, "span_success_probability": 0.9},
+        {"max_span_length": 400},
+        {"max_span_length": 3000, "span_distribution": "uniform"},
+    ],
+)
+def test_long_spans_have_lengths_too(tokenizer: PreTrainedTokenizerFast, settings: dict) -> None:
+    with np.errstate(all="raise", under="ignore"):
+        scheme = MaskingCollator(tokenizer, "span", **settings).scheme
+    assert scheme.probabilities.sum() == pytest.approx(1)
+    assert (np.diff(scheme.limits.astype(np.float64)) >= 0).all()
+
+
 def test_collocations_come_from_a_file(
     tokenizer: PreTrainedTokenizerFast, options: dict, vocabulary_file: Path
 ) -> None:

@@ -64,7 +64,11 @@ class ExperimentArguments:
         default=None, metadata={"help": "Number of processes that tokenise."}
     )
     max_train_samples: int | None = field(
-        default=None, metadata={"help": "Train on the first so many examples only, to try things out."}
+        default=None,
+        metadata={
+            "help": "Train on so many examples only, drawn at random, the same for every seed: the first ones may "
+            "be all of one kind."
+        },
     )
     max_eval_samples: int | None = field(
         default=None, metadata={"help": "Evaluate on the first so many examples of each split only."}

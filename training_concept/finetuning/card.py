@@ -1,20 +1,18 @@
 # Copyright 2026 The Concept Encoder authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The model card of a run over tasks, and the upload of its model."""
+"""The model card of a run over tasks."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from configuration_concept import ConceptEncoderConfig
 from training_concept.finetuning.arguments import ClassifierArguments, FineTuningArguments
 from training_concept.finetuning.experiment import MODEL
-
-CARD_TEMPLATE = Path(__file__).parents[2] / "model_cards" / "text_classification.md"
-LEFT_OUT = ["_*", ".*", "cells/*", "predictions/*"]
+from training_concept.publishing.card import TEMPLATES
+from training_concept.publishing.contents import CARD
 
 
 def write_task_card(
@@ -38,7 +36,7 @@ def write_task_card(
     is_concept = content["model_type"] == ConceptEncoderConfig.model_type
     card = ModelCard.from_template(
         _card_data(args, model_args, name, is_concept, content, datasets),
-        template_path=str(CARD_TEMPLATE),
+        template_path=str(TEMPLATES / "text_classification.md"),
         title=name,
         base_model=model_args.model_name_or_path,
         model_type=content["model_type"],
@@ -49,23 +47,8 @@ def write_task_card(
         notes=_notes(content),
         settings=_settings(args, content),
     )
-    card.save(Path(args.output_dir) / "README.md")
+    card.save(Path(args.output_dir) / CARD)
     return card
-
-
-def push_task_model(args: FineTuningArguments) -> str:
-    """Upload the output folder, without its cells, as it is. Returns the address of the commit."""
-    name = args.hub_model_id or Path(args.output_dir).resolve().name
-    repository = huggingface_hub.create_repo(name, token=args.hub_token, private=args.hub_private_repo, exist_ok=True)
-    commit = huggingface_hub.upload_folder(
-        repo_id=repository.repo_id,
-        folder_path=args.output_dir,
-        commit_message="End of training",
-        ignore_patterns=LEFT_OUT,
-        token=args.hub_token,
-        revision=args.hub_revision,
-    )
-    return commit.commit_url
 
 
 def _card_data(

@@ -28,14 +28,10 @@ from training_concept.finetuning.arguments import (
 from training_concept.finetuning.data import collator, task_logits, tokenize
 from training_concept.finetuning.model import build_classifier, classifier_config, label_names
 from training_concept.finetuning.trainer import FineTuningTrainer
-from training_concept.run import claim_folder, find_checkpoint, finish_run
+from training_concept.publishing.pushing import target_of
+from training_concept.run import OPTIMISATION, claim_folder, find_checkpoint, finish_run
 
 FACTS_FILE, LOGITS_FILE = "cell.json", "logits.npz"
-# What of the training arguments decides what is learned, besides what a sweep may vary.
-DECISIVE = (
-    *("optim", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "lr_scheduler_type"),
-    *("lr_scheduler_kwargs", "bf16", "fp16", "world_size", "train_sampling_strategy", "data_seed"),
-)
 
 
 @dataclass(frozen=True)
@@ -128,7 +124,7 @@ class FineTuner:
         facts = self._train(trainer, cell, order, checkpoint) if cell.train is not None else {}
         logits = {name: self._predict(trainer, examples, order) for name, examples in cell.predicted.items()}
         if cell.keep is not None:
-            trainer.save_model(str(cell.keep))
+            trainer.save_model(str(cell.keep), _internal_call=True)
         result = CellResult(logits, facts)
         if trainer.is_world_process_zero():
             _write_cell(cell.folder, result)
@@ -150,7 +146,13 @@ class FineTuner:
 
     def _training_args(self, cell: Cell) -> FineTuningArguments:
         args = copy.copy(self.training_args)
-        own = {"output_dir": str(cell.folder), "seed": cell.seed, "push_to_hub": False}
+        own = {
+            "output_dir": str(cell.folder),
+            "seed": cell.seed,
+            # Of the models of an experiment the one that is kept is uploaded, as the experiment's.
+            "push_to_hub": args.push_to_hub and cell.keep is not None and cell.train is not None,
+            "hub_model_id": target_of(args).repo_id,
+        }
         for name, value in {**own, "overwrite_output_dir": False, **cell.settings}.items():
             setattr(args, name, value)
         return args
@@ -169,7 +171,7 @@ class FineTuner:
             "pad_to_max_length": self.options.pad_to_max_length,
             "train": cell.train.digest() if cell.train else None,
             "predicted": {name: examples.digest() for name, examples in cell.predicted.items()},
-            "training": {name: getattr(args, name) for name in (*SWEPT, *DECISIVE)},
+            "training": {name: getattr(args, name) for name in (*SWEPT, *OPTIMISATION, "world_size", "data_seed")},
             "seed": cell.seed,
         }
         return json.loads(json.dumps(described, default=str))

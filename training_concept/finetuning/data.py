@@ -17,6 +17,13 @@ logger = logging.getLogger(__name__)
 TENSOR_CORES = 8
 
 
+def drawn_rows(rows: int, number: int | None) -> np.ndarray:
+    """`number` of so many rows, drawn at random, the same every time, ascending; all if that is `None` or more."""
+    if number is None or number >= rows:
+        return np.arange(rows)
+    return np.sort(np.random.default_rng(0).choice(rows, number, replace=False))
+
+
 def tokenize(
     examples: Examples,
     task: Task,

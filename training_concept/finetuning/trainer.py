@@ -4,19 +4,17 @@
 
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from transformers import EvalPrediction, PreTrainedConfig, PreTrainedModel, Trainer
+from transformers import EvalPrediction, PreTrainedConfig, PreTrainedModel
 
 from evaluation_concept.metrics import measure
 from evaluation_concept.tasks import Task
-from modeling_concept.losses import classification_loss, mean_loss
+from modeling_concept.losses import classification_loss, mean_cross_entropy
 from training_concept.finetuning.arguments import FineTuningArguments
 from training_concept.finetuning.data import task_labels, task_logits
-from training_concept.run import replace_pickled_arguments
+from training_concept.saving import SavingTrainer
 
 
 def task_loss(
@@ -43,11 +41,10 @@ def task_loss(
     logits = outputs["logits"]
     if config.problem_type == "regression" or not label_smoothing:
         return classification_loss(logits, labels, config, num_items_in_batch=num_items_in_batch)
-    criterion = partial(F.cross_entropy, label_smoothing=label_smoothing)
-    return mean_loss(criterion, logits, labels, num_items_in_batch=num_items_in_batch)
+    return mean_cross_entropy(logits, labels, num_items_in_batch, label_smoothing)
 
 
-class FineTuningTrainer(Trainer):
+class FineTuningTrainer(SavingTrainer):
     """
     `transformers.Trainer` for a task, with `task_loss` for every model and the task's metric where it evaluates.
 
@@ -63,6 +60,8 @@ class FineTuningTrainer(Trainer):
     ) -> None:
         self.task, self.order = task, order
         loss = partial(task_loss, config=model.config, label_smoothing=args.label_smoothing_factor)
+        # Its backward pass gives NaN now and then (docs/log.md).
+        torch.backends.cuda.enable_cudnn_sdp(False)
         super().__init__(model, args, compute_loss_func=loss, compute_metrics=self._metrics, **kwargs)
         # Smoothed already.
         self.label_smoother = None
@@ -73,7 +72,3 @@ class FineTuningTrainer(Trainer):
         logits = task_logits(logits[0] if isinstance(logits, tuple) else logits, self.task, self.order)
         labels = task_labels(prediction.label_ids, self.task, self.order)
         return measure(self.task.metric, self.task.decide(logits), labels)
-
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
-        super()._save(output_dir, state_dict)
-        replace_pickled_arguments(Path(output_dir or self.args.output_dir), self.args)

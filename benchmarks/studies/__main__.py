@@ -1,0 +1,149 @@
+# Copyright 2026 The Concept Encoder authors.
+# SPDX-License-Identifier: Apache-2.0
+"""
+Studies of fine-tuning: many runs of `run_glue.py` and `run_long_context.py` on one GPU, and what comes of them.
+
+    python -m benchmarks.studies keep sst2 boolq rfc_groups --package_dir PACKAGES --corpus CORPUS --output TASKS
+    python -m benchmarks.studies cells recipes/studies/glue.yaml
+    python -m benchmarks.studies run recipes/studies/glue.yaml --models MODELS --tasks TASKS --work WORK \
+        --output glue.jsonl --side_by_side 8 --budget 520                       # on the machine with the GPU
+    python -m benchmarks.studies baselines sst2 boolq --tasks TASKS --output baselines.jsonl
+    python -m benchmarks.studies collect glue glue.jsonl baselines.jsonl
+
+`run` does what is left of a study: cells whose records are in WORK, or in `--known` files, are done. `collect` adds
+records to those archived in benchmarks/results/NAME_runs.jsonl, and writes figures and tables of all.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from benchmarks.results import RESULTS, Figure, Table, merge_results
+from benchmarks.studies import glue, long_context
+from benchmarks.studies.cells import read_study
+from benchmarks.studies.records import Record, read_records, write_records
+from benchmarks.studies.scheduler import run_study
+from benchmarks.studies.worker import Places
+from evaluation_concept.errors import exit_code
+
+Summary = Callable[[Mapping[str, Record]], tuple[dict[str, Figure], list[Table]]]
+SUMMARIES: dict[str, Summary] = {"glue": glue.summarise, "long_context": long_context.summarise}
+
+
+def main(arguments: Sequence[str], results: Path = RESULTS) -> None:
+    """
+    Do what the command line says; `collect` writes to the folder `results`.
+
+    Raises:
+        OSError, ValueError: what is named on the command line is missing or makes no sense.
+        ChildProcessError: some cells failed.
+    """
+    options = _parse(arguments)
+    options.command(options, results)
+
+
+def keep(options: argparse.Namespace, results: Path) -> None:
+    """Read tasks from packages into files that travel."""
+    from benchmarks.studies.keep import keep_tasks
+
+    keep_tasks(options.names, options.package_dir, options.output, options.corpus, options.most_characters)
+
+
+def list_cells(options: argparse.Namespace, results: Path) -> None:
+    """Print the commands of a study."""
+    for cell in read_study(options.study, options.only):
+        print(f"{cell.name}\n    {cell.command}")
+
+
+def run(options: argparse.Namespace, results: Path) -> None:
+    """Run what is left of a study."""
+    places = Places(options.models.resolve(), options.tasks.resolve(), options.work.resolve(), options.commit)
+    failed = run_study(
+        read_study(options.study, options.only),
+        places,
+        options.output,
+        side_by_side=options.side_by_side,
+        budget=options.budget,
+        known=read_records(options.known),
+    )
+    if failed:
+        raise ChildProcessError(f"{len(failed)} cells failed; {places.work / 'logs'} says why")
+
+
+def baselines(options: argparse.Namespace, results: Path) -> None:
+    """Score what needs no GPU."""
+    from benchmarks.studies.baselines import document_baselines, text_baselines
+
+    if options.tasks:
+        found = text_baselines(options.names, options.tasks)
+    elif options.package_dir and options.tokenizer_name:
+        found = document_baselines(options.names, options.package_dir, options.tokenizer_name)
+    else:
+        raise ValueError("baselines wants --tasks, or for documents --package_dir and --tokenizer_name")
+    records = {}
+    for record in found:
+        records[record["cell"]] = record
+        write_records(options.output, records)
+        print(record["cell"], flush=True)
+
+
+def collect(options: argparse.Namespace, results: Path) -> None:
+    """Archive records, and put figures and tables of all into the results file."""
+    archive = results / f"{options.name}_runs.jsonl"
+    records = read_records([*([archive] if archive.is_file() else []), *options.files])
+    figures, tables = SUMMARIES[options.name](records)
+    write_records(archive, records)
+    merge_results(results / f"{options.name}.json", figures, tables)
+    for key, figure in figures.items():
+        print(f"{key}: {figure.value:.4g} ({figure.note})")
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.studies", description="Many runs of fine-tuning.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_keep(commands.add_parser("keep", help="read tasks from packages into files that travel"))
+    listing = commands.add_parser("cells", help="print the commands of a study")
+    running = commands.add_parser("run", help="run what is left of a study")
+    for each in (listing, running):
+        each.add_argument("study", type=Path, help="YAML file")
+        each.add_argument("--only", nargs="+", default=[], metavar="GROUP", help="groups of it; all by default")
+    listing.set_defaults(command=list_cells)
+    _add_run(running)
+    scoring = commands.add_parser("baselines", help="score what needs no GPU")
+    scoring.add_argument("names", nargs="+", metavar="TASK", help="tasks")
+    scoring.add_argument("--tasks", type=Path, help="folder that `keep` wrote, for tasks on sentences and pairs")
+    scoring.add_argument("--package_dir", type=Path, help="folder of packages, for documents")
+    scoring.add_argument("--tokenizer_name", help="for documents: says where their first 512 tokens end")
+    scoring.add_argument("--output", type=Path, required=True, help="file that gets the records")
+    scoring.set_defaults(command=baselines)
+    collecting = commands.add_parser("collect", help="archive records, write figures and tables")
+    collecting.add_argument("name", choices=sorted(SUMMARIES), help="of the results file")
+    collecting.add_argument("files", type=Path, nargs="*", help="records (default: those archived before)")
+    collecting.set_defaults(command=collect)
+    return parser.parse_args(arguments)
+
+
+def _add_keep(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("names", nargs="+", metavar="TASK", help="tasks in packages, of both scripts")
+    parser.add_argument("--package_dir", type=Path, help="folder of fetched packages; generated tasks need none")
+    parser.add_argument("--output", type=Path, required=True, help="folder that gets a file for each task")
+    parser.add_argument("--corpus", type=Path, help="built corpus; scored examples that overlap with it are left out")
+    parser.add_argument("--most_characters", type=int, help="where documents to classify are cut")
+    parser.set_defaults(command=keep)
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--models", type=Path, required=True, help="folder of pretrained models, by nickname")
+    parser.add_argument("--tasks", type=Path, required=True, help="folder that `keep` wrote")
+    parser.add_argument("--work", type=Path, required=True, help="folder of runs, records and logs")
+    parser.add_argument("--output", type=Path, required=True, help="file that gets all records")
+    parser.add_argument("--side_by_side", type=int, default=1, help="processes (default: %(default)s)")
+    parser.add_argument("--budget", type=float, default=0, help="seconds after which all is ended; 0 is no limit")
+    parser.add_argument("--known", type=Path, nargs="+", default=[], help="records whose cells are not run again")
+    parser.add_argument("--commit", help="of the code, where there is no git")
+    parser.set_defaults(command=run)
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(main, sys.argv[1:]))

@@ -1,0 +1,137 @@
+# Copyright 2026 The Concept Encoder authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What is kept of a cell: a JSON object with its results and, packed, its predictions; many of them as JSON lines."""
+
+import base64
+import hashlib
+import json
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.results import current_commit, describe_device
+from benchmarks.studies.cells import Cell
+from evaluation_concept.files import draft
+
+Record = dict[str, Any]
+# Decimals of predicted values, and digits of numbers in the archive.
+DECIMALS, DIGITS = 4, 6
+REFERENCES = "references"
+REQUIRED = ("cell", "group", "model", "variant", "task", "device", "date")
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """
+    Of a task.
+
+    Attributes:
+        references: what is right, `[n]`.
+        systems: by name `[runs, n]`.
+    """
+
+    references: np.ndarray
+    systems: Mapping[str, np.ndarray]
+
+    def pack(self) -> str:
+        """As text."""
+        content = {REFERENCES: self.references, **self.systems}
+        rounded = {name: _plain(values) for name, values in content.items()}
+        return base64.b64encode(zlib.compress(json.dumps(rounded).encode(), 9)).decode()
+
+    @classmethod
+    def unpack(cls, text: str) -> "Predictions":
+        """Of `pack`."""
+        content = json.loads(zlib.decompress(base64.b64decode(text)))
+        arrays = {name: np.asarray(values) for name, values in content.items()}
+        return cls(arrays.pop(REFERENCES), arrays)
+
+
+def _plain(values: np.ndarray) -> list:
+    return (np.round(values, DECIMALS) if values.dtype.kind == "f" else values).tolist()
+
+
+def make_record(cell: Cell, results: Any, predictions: Predictions | None, **facts: Any) -> Record:
+    """A record of a cell that has just been run on this machine."""
+    return {
+        "cell": cell.name,
+        "group": cell.group,
+        "model": cell.model,
+        "variant": cell.variant,
+        "task": cell.task,
+        "command": cell.command,
+        **origin(),
+        "results": results,
+        "predictions": predictions.pack() if predictions else None,
+        **facts,
+    }
+
+
+def origin() -> dict[str, str]:
+    """Of which code, where and when something is measured."""
+    return {"commit": current_commit(), "device": device_name(), "date": date.today().isoformat()}
+
+
+def device_name() -> str:
+    """The GPU and the version of torch, or the processor."""
+    if not torch.cuda.is_available():
+        return describe_device()
+    return f"{torch.cuda.get_device_name()}, torch {torch.__version__.split('+')[0]}"
+
+
+def weights_digest(folder: Path) -> str | None:
+    """Eight digits that tell a checkpoint from others; `None` without weights."""
+    digest = hashlib.blake2b(digest_size=4)
+    for path in (paths := sorted(folder.glob("*.safetensors"))):
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest() if paths else None
+
+
+def read_records(paths: Iterable[Path]) -> dict[str, Record]:
+    """
+    Records by cell; of two of a cell the later one counts.
+
+    Raises:
+        OSError: a file that is not there.
+        ValueError: a line that is no record.
+    """
+    records = {}
+    for path in paths:
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+            record = _parse(path, number, line)
+            records[record["cell"]] = record
+    return records
+
+
+def write_records(path: Path, records: Mapping[str, Record]) -> None:
+    """Write records as JSON lines, sorted by cell, as a whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [json.dumps(_round(records[name]), sort_keys=True) for name in sorted(records)]
+    with draft(path) as draft_path:
+        draft_path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def _parse(path: Path, number: int, line: str) -> Record:
+    try:
+        record = json.loads(line)
+        if missing := [key for key in REQUIRED if key not in record]:
+            raise ValueError(f"it lacks {missing[0]}")
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}, line {number} is no record of a cell: {error}") from error
+    return record
+
+
+def _round(content: Any) -> Any:
+    """All numbers in `content` to `DIGITS` digits."""
+    if isinstance(content, dict):
+        return {name: _round(value) for name, value in content.items()}
+    if isinstance(content, list):
+        return [_round(value) for value in content]
+    return float(f"{content:.{DIGITS}g}") if isinstance(content, float) else content

@@ -1,0 +1,186 @@
+# Copyright 2026 The Concept Encoder authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Hands the cells of a study to processes that share a machine, until all are done or the time is over."""
+
+import multiprocessing
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+from benchmarks.studies.cells import Cell
+from benchmarks.studies.records import Record, read_records, write_records
+from benchmarks.studies.worker import Places, work
+
+POLL_SECONDS = 1.0
+LAST_LINES = 3
+PATIENCE_SECONDS = 10.0
+
+
+@dataclass
+class Slot:
+    """A process and what it is at."""
+
+    process: BaseProcess
+    connection: Connection
+    cell: Cell | None = None
+    begun: float = 0.0
+
+
+@dataclass
+class Study:
+    """
+    The state of a study that is being run.
+
+    Attributes:
+        waiting: cells that are not begun, in their order.
+        places: on this machine.
+        output: file that all records go to, as soon as there is another one.
+        done: names of finished cells.
+        failed: names of failed ones.
+        slots: processes.
+    """
+
+    waiting: list[Cell]
+    places: Places
+    output: Path
+    done: set[str]
+    failed: set[str] = field(default_factory=set)
+    slots: list[Slot] = field(default_factory=list)
+
+    def next_cell(self) -> Cell | None:
+        """The first cell that all is there for; those that lack something for good are dropped."""
+        coming = {cell.name for cell in self.waiting} | {slot.cell.name for slot in self.slots if slot.cell}
+        for cell in list(self.waiting):
+            models = [name for name in cell.needs_models if not (self.places.models / name).is_dir()]
+            lost = [*models, *(name for name in cell.needs if name not in self.done | coming)]
+            if lost:
+                self.waiting.remove(cell)
+                print(f"{cell.name}: left out, there is no {lost[0]}", flush=True)
+            elif cell.needs <= self.done:
+                self.waiting.remove(cell)
+                return cell
+        return None
+
+    def settle(self, slot: Slot) -> None:
+        """Take note of a cell that has ended."""
+        assert slot.cell
+        seconds = time.monotonic() - slot.begun
+        if self.places.record(slot.cell).is_file():
+            self.done.add(slot.cell.name)
+            print(f"{slot.cell.name}: done in {seconds:.0f} s", flush=True)
+            self.gather()
+        else:
+            self.failed.add(slot.cell.name)
+            print(
+                f"{slot.cell.name}: failed after {seconds:.0f} s: {_last_lines(self.places.log(slot.cell))}",
+                flush=True,
+            )
+        slot.cell = None
+
+    def gather(self) -> None:
+        """Write all records of this machine to the output."""
+        write_records(self.output, read_records(sorted(self.places.record_folder.glob("*.jsonl"))))
+
+
+def run_study(
+    cells: Sequence[Cell],
+    places: Places,
+    output: Path,
+    *,
+    side_by_side: int = 1,
+    budget: float = 0.0,
+    known: Mapping[str, Record] | None = None,
+) -> set[str]:
+    """
+    Run the cells that are not done yet.
+
+    Args:
+        cells: of the study, in the order in which they are begun.
+        places: on this machine.
+        output: file that gets all records.
+        side_by_side: processes that share the machine.
+        budget: seconds after which what runs is ended; its finished trainings stay. 0 is no limit.
+        known: records of other machines, whose cells are not run again.
+
+    Returns:
+        Names of cells that failed.
+    """
+    places.record_folder.mkdir(parents=True, exist_ok=True)
+    done = {cell.name for cell in cells if _is_done(cell, places, known or {})}
+    study = Study([cell for cell in cells if cell.name not in done], places, output, done)
+    study.gather()
+    print(f"{len(study.waiting)} cells to do, {len(done)} are done", flush=True)
+    deadline = time.monotonic() + budget if budget else float("inf")
+    try:
+        while _step(study, side_by_side):
+            if time.monotonic() > deadline:
+                left = [slot.cell.name for slot in study.slots if slot.cell]
+                print(
+                    f"The time is over; not finished: {', '.join(left)}; not begun: {len(study.waiting)}", flush=True
+                )
+                break
+    finally:
+        for slot in study.slots:
+            _end(slot)
+    return study.failed
+
+
+def _step(study: Study, side_by_side: int) -> bool:
+    """Fill free slots and wait a moment. Returns whether anything is at work."""
+    study.slots = [slot for slot in study.slots if slot.process.is_alive() or slot.cell]
+    for slot in study.slots:
+        if slot.cell is None and (cell := study.next_cell()):
+            _hand_over(study, slot, cell)
+    while len(study.slots) < side_by_side and (cell := study.next_cell()):
+        study.slots.append(_start(study.places))
+        _hand_over(study, study.slots[-1], cell)
+    busy = {slot.connection: slot for slot in study.slots if slot.cell}
+    for ready in wait(list(busy), timeout=POLL_SECONDS) if busy else []:
+        slot = busy[ready]  # type: ignore[index]
+        try:
+            slot.connection.recv()
+        except EOFError:
+            slot.process.join()
+        study.settle(slot)
+    return bool(busy)
+
+
+def _start(places: Places) -> Slot:
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=work, args=(there, places))
+    process.start()
+    # Only the process has its end then, and its death is the end of the connection.
+    there.close()
+    return Slot(process, here)
+
+
+def _end(slot: Slot) -> None:
+    """Let a process go that has nothing to do, else end it."""
+    if slot.cell is None and slot.process.is_alive():
+        slot.connection.send(None)
+        slot.process.join(PATIENCE_SECONDS)
+    slot.process.kill()
+    slot.process.join()
+
+
+def _hand_over(study: Study, slot: Slot, cell: Cell) -> None:
+    # What is there is of other settings.
+    study.places.record(cell).unlink(missing_ok=True)
+    slot.cell, slot.begun = cell, time.monotonic()
+    slot.connection.send(cell)
+
+
+def _is_done(cell: Cell, places: Places, known: Mapping[str, Record]) -> bool:
+    path = places.record(cell)
+    records = [read_records([path])[cell.name]] if path.is_file() else []
+    records += [known[cell.name]] if cell.name in known else []
+    return any(record["command"] == cell.command for record in records)
+
+
+def _last_lines(path: Path) -> str:
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+    return " / ".join(lines[-LAST_LINES:])

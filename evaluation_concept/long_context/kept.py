@@ -1,0 +1,90 @@
+# Copyright 2026 The Concept Encoder authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Documents of tasks as they were read from packages, one parquet file a task, for machines that have no packages."""
+
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from evaluation_concept.files import draft
+from evaluation_concept.long_context.tasks import CLASSIFICATION, Example, Examples, Sources, Task
+
+SPLIT = "split"
+STRINGS, PLACES = pa.list_(pa.string()), pa.list_(pa.int64())
+TYPES: dict[str, pa.DataType] = {
+    **dict.fromkeys(("id", "text", "query", "label", "group"), pa.string()),
+    **dict.fromkeys(("choices", "answers"), STRINGS),
+    **dict.fromkeys(("candidates", "selected"), PLACES),
+    "spans": pa.list_(PLACES),
+}
+# Pairs have the same document many times: all different ones are kept once, however many.
+ONE_DICTIONARY = 2**31 - 1
+
+
+def write_kept_documents(folder: Path, task: Task, examples: Examples, most_characters: int | None = None) -> Path:
+    """
+    Write the examples of a task to a file of `folder`, which `load_documents` reads; returns its path.
+
+    Args:
+        folder: of all such files.
+        task: theirs.
+        examples: by split.
+        most_characters: where documents and queries of a classification are cut.
+
+    Raises:
+        ValueError: a task whose answers are places in the document is to be cut.
+    """
+    if most_characters and task.kind != CLASSIFICATION:
+        raise ValueError(f"{task.name}: its answers are places in documents, which cannot be cut.")
+    rows = [
+        {SPLIT: split, **asdict(_cut(example, most_characters))}
+        for split, some in examples.items()
+        for example in some
+    ]
+    schema = pa.schema([(SPLIT, pa.string()), *((field.name, TYPES[field.name]) for field in fields(Example))])
+    folder.mkdir(parents=True, exist_ok=True)
+    path = kept_file(folder, task)
+    options: dict[str, Any] = {"compression": "zstd", "compression_level": 19}
+    with draft(path) as draft_path:
+        table = pa.Table.from_pylist(rows, schema)
+        pq.write_table(table, draft_path, dictionary_pagesize_limit=ONE_DICTIONARY, **options)
+    return path
+
+
+def load_documents(task: Task, sources: Sources) -> Examples:
+    """
+    The examples of a task by split: those kept in `sources.kept_dir`, else what the task loads.
+
+    Raises:
+        ValueError: a file that holds something else; and what loading the task raises.
+        OSError: as loading the task does.
+    """
+    path = kept_file(sources.kept_dir, task) if sources.kept_dir else None
+    if path is None or not path.is_file():
+        return task.load(sources)
+    try:
+        return _by_split(pq.read_table(path).to_pylist())
+    except (pa.ArrowInvalid, KeyError, TypeError) as error:
+        raise ValueError(f"{path} holds no documents of {task.name}: {error}") from error
+
+
+def kept_file(folder: Path, task: Task) -> Path:
+    """Where the documents of a task are kept."""
+    return folder / f"{task.name}.parquet"
+
+
+def _cut(example: Example, most: int | None) -> Example:
+    return replace(example, text=example.text[:most], query=example.query[:most])
+
+
+def _by_split(rows: list[dict[str, Any]]) -> Examples:
+    splits: dict[str, list[Example]] = {}
+    for row in rows:
+        split = row.pop(SPLIT)
+        spans = tuple((first, behind) for first, behind in row.pop("spans"))
+        lists = {name: tuple(value) for name, value in row.items() if isinstance(value, list)}
+        splits.setdefault(split, []).append(Example(**{**row, **lists, "spans": spans}))
+    return splits

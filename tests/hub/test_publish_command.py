@@ -1,0 +1,300 @@
+# Copyright 2026 The Concept Encoder authors.
+# SPDX-License-Identifier: Apache-2.0
+"""`python -m training_concept.publish` from a folder to a tagged commit that loads elsewhere, and what it refuses."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer, BertConfig, BertForMaskedLM
+
+from configuration_concept import AUTO_MAP
+from evaluation_concept.errors import exit_code
+from training_concept import publish
+from training_concept.publishing import load_alone, validation
+from training_concept.publishing.card import name_card, write_minimal_card
+from training_concept.publishing.contents import check_secret, files_in, lacks_code, staged, survey
+from training_concept.publishing.validation import validate
+
+from .conftest import ROOT, RunPython
+from .fake_hub import FakeHub, StoredFile
+from .test_save import SOURCES
+
+COMMAND = ("-m", "training_concept.publish")
+# What is left of a run, beside what belongs to the model.
+LEFT_OVERS = ("run.json", ".hidden", "checkpoint-2/optimizer.pt", "runs/events.out", "cells/sst2/cell.json")
+LOAD = """
+import sys
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+repo_id, revision, *code_revisions = sys.argv[1:]
+tokenizer = AutoTokenizer.from_pretrained(repo_id, revision=revision)
+for code_revision in (None, *code_revisions):
+    pinned = {"revision": revision, "code_revision": code_revision}
+    model = AutoModelForMaskedLM.from_pretrained(repo_id, trust_remote_code=True, **pinned)
+    logits = model(**tokenizer("The river keeps its name.", return_tensors="pt")).logits
+    print(float(logits.double().sum()), getattr(sys.modules[type(model).__module__], "CHANGED", False))
+"""
+
+
+def read(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def make_checkpoint(saved: Path, folder: Path) -> Path:
+    """A masked language model in the output folder of a run."""
+    shutil.copytree(saved / "mlm", folder)
+    for name in LEFT_OVERS:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("{}", encoding="utf-8")
+    (folder / "all_results.json").write_text('{"eval_loss": 1}', encoding="utf-8")
+    (folder / "README.md").write_text(
+        '---\nlicense: mit\n---\n\n# tiny\n\n```python\npipeline("fill-mask", model="tiny")\n```\n', encoding="utf-8"
+    )
+    return folder
+
+
+@pytest.fixture
+def checkpoint(saved: Path, tmp_path: Path) -> Path:
+    return make_checkpoint(saved, tmp_path / "tiny")
+
+
+class Published:
+    """A folder that was published as v1, and what the command said."""
+
+    def __init__(self, folder: Path, hub: FakeHub, run_python: RunPython) -> None:
+        self.folder, self.hub, self.before = folder, hub, read(folder)
+        environment = hub.environment(folder.parent / "cache")
+        self.ended = run_python(*COMMAND, folder, "tiny", "--tag", "v1", cwd=ROOT, **environment)
+
+
+@pytest.fixture(scope="module")
+def published(saved: Path, run_python: RunPython, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Published]:
+    folder = make_checkpoint(saved, tmp_path_factory.mktemp("publish") / "tiny")
+    with FakeHub() as hub:
+        yield Published(folder, hub, run_python)
+
+
+def test_a_checkpoint_becomes_one_private_tagged_commit(published):
+    assert published.ended.returncode == 0, published.ended.stdout
+    repository = published.hub.repositories["someone/tiny"]
+    assert repository.private
+    assert repository.messages == ["initial commit", "Publish v1"]
+    assert repository.tags["v1"] == repository.branches["main"]
+    assert published.ended.stdout.splitlines()[-1].endswith(f"/someone/tiny/commit/{repository.tags['v1']}")
+
+
+def test_what_belongs_to_the_model_travels_and_nothing_else(published):
+    files = published.hub.files("someone/tiny")
+    expected = {name: data for name, data in published.before.items() if name not in LEFT_OVERS}
+    assert files.keys() == expected.keys()
+    assert {name for name in files if files[name] != expected[name]} == {"README.md"}
+    assert all(name in published.ended.stdout for name in files)
+    assert "Left behind: .hidden, cells/, checkpoint-2/, run.json, runs/." in published.ended.stdout
+
+
+def test_the_card_is_kept_and_calls_the_model_by_its_repository(published):
+    card = published.hub.files("someone/tiny")["README.md"].decode()
+    assert "# someone/tiny\n" in card
+    assert 'model="someone/tiny"' in card
+    assert ModelCard(card).data.license == "mit"
+
+
+def test_the_folder_stays_as_it_was_and_the_token_is_not_shown(published):
+    assert read(published.folder) == published.before
+    assert published.hub.token not in published.ended.stdout
+
+
+def test_weights_and_code_load_elsewhere_each_from_its_revision(published, samples, run_python, tmp_path):
+    repository = published.hub.repositories["someone/tiny"]
+    files = dict(repository.commits[repository.tags["v1"]])
+    code = files["modeling_concept.py"]
+    files["modeling_concept.py"] = code._replace(content=code.content + b"\nCHANGED = True\n")
+    files["model.safetensors"] = StoredFile(b"damaged", lfs=True)
+    changed = repository.commit("changed", "A later version", files)
+    environment = published.hub.environment(tmp_path / "cache")
+    loaded = run_python("-I", "-c", LOAD, "someone/tiny", "v1", "changed", changed, **environment)
+    logits = samples.mlm(**samples.tokenizer("The river keeps its name.", return_tensors="pt")).logits
+    expected = logits.double().sum().item()
+    assert loaded.stdout.splitlines()[-3:] == [f"{expected} False", f"{expected} True", f"{expected} True"]
+
+
+def test_a_dry_run_asks_for_nothing(checkpoint, hub, in_this_process, monkeypatch):
+    monkeypatch.setattr(publish, "Repository", None)
+    assert exit_code(publish.main, [str(checkpoint), "someone/tiny", "--dry_run"]) == 0
+    assert not hub.requests
+
+
+@pytest.mark.parametrize(
+    ("stray", "message"),
+    [
+        ("optimizer.pt", "optimizer.pt (pickles, which run code when they are loaded). Remove them, or name them in"),
+        ("training_args.bin", "training_args.bin (pickles"),
+        ("notes.docx", "notes.docx (no part of a checkpoint). Remove them, or name them in --leave_out or --include."),
+        ("onnx/model.onnx", "onnx/ (no part of a checkpoint)"),
+    ],
+)
+def test_what_is_no_part_of_a_checkpoint_is_refused(checkpoint, capsys, stray, message):
+    (checkpoint / stray).parent.mkdir(exist_ok=True)
+    (checkpoint / stray).write_text("")
+    before = read(checkpoint)
+    assert exit_code(publish.main, [str(checkpoint), "someone/tiny"]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert read(checkpoint) == before
+
+
+def test_what_is_named_is_left_out_or_included(checkpoint):
+    for name in ("optimizer.pt", "notes.docx", "onnx/model.onnx", "onnx/model.pt"):
+        (checkpoint / name).parent.mkdir(exist_ok=True)
+        (checkpoint / name).write_text("")
+    found = survey(checkpoint, include=["notes.*", "onnx/*.onnx"], leave_out=["*.pt", "all_results.json"])
+    assert not found.strays
+    assert {"notes.docx", "onnx/model.onnx"} <= found.travels.keys()
+    assert not {"optimizer.pt", "onnx/model.pt", "all_results.json"} & found.travels.keys()
+    with pytest.raises(ValueError, match=r"optimizer\.pt may run code when it is loaded"):
+        survey(checkpoint, include=["*.pt"])
+
+
+@pytest.mark.parametrize(
+    ("missing", "message"),
+    [
+        ("config.json", "there is no config.json"),
+        ("model.safetensors", "no weights in safetensors files"),
+        ("tokenizer*", "no tokenizer"),
+    ],
+)
+def test_what_is_no_checkpoint_is_refused(checkpoint, missing, message):
+    for path in checkpoint.glob(missing):
+        path.unlink()
+    with pytest.raises(ValueError, match=message):
+        survey(checkpoint)
+
+
+def test_the_users_token_is_not_published(checkpoint):
+    (checkpoint / "training_args.json").write_text('{"hub_token": "hf_mine"}')
+    with pytest.raises(ValueError, match=r"training_args.json holds your access token"):
+        check_secret(files_in(checkpoint), "hf_mine")
+    check_secret(files_in(checkpoint), None)
+
+
+@pytest.mark.parametrize("lost", ["auto_map", "modeling_concept.py", "attention.py"])
+def test_code_that_is_missing_is_added_and_the_folder_left_alone(checkpoint, lost):
+    config = json.loads((checkpoint / "config.json").read_text())
+    if lost == "auto_map":
+        del config["auto_map"]
+        (checkpoint / "config.json").write_text(json.dumps(config))
+    else:
+        (checkpoint / lost).unlink()
+    before = read(checkpoint)
+    assert lacks_code(checkpoint)
+    with staged(survey(checkpoint).travels) as folder:
+        assert not lacks_code(folder)
+        assert {path.name: path.read_bytes() for path in folder.glob("*.py")} == SOURCES
+        assert json.loads((folder / "config.json").read_text())["auto_map"] == AUTO_MAP
+    assert read(checkpoint) == before
+
+
+def test_code_that_is_there_is_kept(checkpoint):
+    (checkpoint / "attention.py").write_text((checkpoint / "attention.py").read_text() + "# mine\n")
+    with staged(survey(checkpoint).travels) as folder:
+        assert read(folder) == {name: data for name, data in read(checkpoint).items() if name not in LEFT_OVERS}
+    assert not folder.exists()
+
+
+def test_files_that_are_staged_beside_outlive_the_originals(checkpoint):
+    with staged(survey(checkpoint).travels, beside=checkpoint.parent) as folder:
+        expected = (checkpoint / "model.safetensors").read_bytes()
+        shutil.rmtree(checkpoint)
+        assert (folder / "model.safetensors").read_bytes() == expected
+    assert not folder.parent.exists()
+
+
+def lose_weight(weights: dict[str, torch.Tensor]) -> None:
+    del weights["head.norm.weight"]
+
+
+def add_weight(weights: dict[str, torch.Tensor]) -> None:
+    weights["tail.weight"] = torch.zeros(2)
+
+
+def make_infinite(weights: dict[str, torch.Tensor]) -> None:
+    weights["head.norm.weight"][0] = float("inf")
+
+
+def explode(weights: dict[str, torch.Tensor]) -> None:
+    weights["head.norm.weight"][:] = 1e4
+
+
+@pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a fresh process does is done here, in a tenth of the time."""
+    monkeypatch.setattr(validation, "load_in_fresh_process", lambda folder: load_alone.main(str(folder)))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lose_weight, "weights are missing: head.norm.weight"),
+        (add_weight, "weights that no part of the model takes: tail.weight"),
+        (make_infinite, "weights are NaN or infinite: head.norm.weight"),
+        (explode, "weights bounded: largest"),
+    ],
+)
+def test_what_is_not_sound_is_not_published(checkpoint, in_this_process, damage, message):
+    weights = load_file(checkpoint / "model.safetensors")
+    damage(weights)
+    save_file(weights, checkpoint / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=message):
+        validate(checkpoint)
+
+
+def test_a_tokenizer_of_another_model_is_not_published(checkpoint, in_this_process):
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    tokenizer.add_tokens(["one", "more"])
+    tokenizer.save_pretrained(checkpoint)
+    with pytest.raises(ValueError, match=r"the tokenizer has .* tokens, the model"):
+        validate(checkpoint)
+
+
+def test_code_that_needs_this_repository_is_not_published(checkpoint):
+    path = checkpoint / "modeling_concept.py"
+    path.write_text("import evaluation_concept\n" + path.read_text())
+    with pytest.raises(ValueError, match=r"does not load by itself: .*evaluation_concept"):
+        validate(checkpoint)
+
+
+def test_classifiers_and_stock_models_are_published_too(saved, samples, in_this_process, tmp_path):
+    assert "ViaDecoder" in validate(saved / "classifier")[0]
+    widths = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    BertForMaskedLM(BertConfig(vocab_size=len(samples.tokenizer), **widths)).save_pretrained(tmp_path)
+    samples.tokenizer.save_pretrained(tmp_path)
+    assert "BertForMaskedLM" in validate(tmp_path)[0]
+
+
+def test_a_checkpoint_without_a_card_gets_the_least(saved, tmp_path):
+    for name, kind, auto_class in (
+        ("mlm", "fill-mask", "AutoModelForMaskedLM"),
+        ("classifier", "text-classification", "AutoModelForSequenceClassification"),
+    ):
+        folder = Path(shutil.copytree(saved / name, tmp_path / name))
+        write_minimal_card(folder, "someone/x")
+        card = ModelCard.load(folder / "README.md")
+        assert card.data.pipeline_tag == kind
+        assert f'{auto_class}.from_pretrained("someone/x", trust_remote_code=True)' in card.text
+        assert "code_revision" in card.text
+
+
+def test_a_card_with_a_title_of_its_own_keeps_it(tmp_path):
+    text = "---\nlicense: mit\n---\n# Tiny, but mine\n\nA tiny thing. tiny\n"
+    (tmp_path / "README.md").write_text(text)
+    name_card(tmp_path, "tiny", "someone/tiny")
+    assert (tmp_path / "README.md").read_text() == text
+    (tmp_path / "README.md").write_text("---\n- a\nb: c\n---\n")
+    with pytest.raises(ValueError, match=r"README\.md: its metadata"):
+        name_card(tmp_path, "tiny", "someone/tiny")

@@ -1,0 +1,199 @@
+# Copyright 2026 The Concept Encoder authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What of a checkpoint's folder travels to the Hub, what stays, and what has to be asked about."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from transformers.dynamic_module_utils import get_relative_import_files
+
+from configuration_concept import AUTO_MAP, ConceptEncoderConfig, export_code
+
+CARD = "README.md"
+DRAFT = ".upload-"
+WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
+TRAVELS = (
+    *("config.json", "generation_config.json", "adapter_config.json", "*.py", *WEIGHTS),
+    *(
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "added_tokens.json",
+        "chat_template.jinja",
+    ),
+    *("vocab.txt", "vocab.json", "merges.txt", "*.model"),
+    *("modules.json", "config_sentence_transformers.json", "sentence_bert_config.json"),
+    *(CARD, "LICENSE*", "NOTICE*", "*.png", "*.svg"),
+    *("*results.json", "results.md", "data.json", "training_args.json", "trainer_state.json"),
+)
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
+# What runs keep beside their model, for themselves.
+STAYS = (
+    *(
+        ".*",
+        "_*",
+        "run.json",
+        "runs/",
+        "checkpoint-*/",
+        "cells/",
+        "compare/",
+        "models/",
+        "predictions/",
+        "submission/",
+    ),
+)
+# Files that run code when they are loaded, or are suspected of it.
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt", "*.joblib", "*.npy", "*.npz", "*.h5", "*.msgpack")
+
+
+@dataclass(frozen=True)
+class Contents:
+    """
+    A folder, sorted by what becomes of its files.
+
+    Attributes:
+        travels: files to upload, by their path in the repository.
+        stays: names of files and folders that are left behind.
+        strays: names of those that are neither.
+    """
+
+    travels: dict[str, Path]
+    stays: list[str]
+    strays: list[str]
+
+
+def survey(folder: Path, *, include: Sequence[str] = (), leave_out: Sequence[str] = ()) -> Contents:
+    """
+    Sort the files of a checkpoint. Of folders in it, files travel only if they are included.
+
+    Args:
+        folder: with configuration, weights and tokenizer.
+        include: patterns of paths that travel as well, such as `onnx/*`.
+        leave_out: patterns of paths that stay.
+
+    Raises:
+        NotADirectoryError: there is no such folder.
+        ValueError: it holds no model, or something that is to travel is a pickle.
+    """
+    if not folder.is_dir():
+        raise NotADirectoryError(f"{folder} is no folder.")
+    contents = Contents({}, [], [])
+    for path in sorted(folder.iterdir()):
+        name = path.name + "/" * path.is_dir()
+        inside = _inside(path, include) if path.is_dir() else {}
+        contents.travels.update(inside)
+        if _matches(name, (*leave_out, *STAYS)):
+            contents.stays.append(name)
+        elif path.is_file() and _matches(name, (*include, *TRAVELS)):
+            contents.travels[name] = path
+        elif not inside:
+            contents.strays.append(name)
+    _check_complete(folder, contents.travels)
+    return contents
+
+
+def is_pickle(name: str) -> bool:
+    """Whether a file of this name may run code when it is loaded."""
+    return _matches(name, PICKLES)
+
+
+@contextmanager
+def staged(files: Mapping[str, Path], beside: Path | None = None) -> Iterator[Path]:
+    """
+    Lay out files as they are to lie in the repository, with the code that they lack, and leave the originals alone.
+
+    Args:
+        files: by path in the repository.
+        beside: folder to do it in, by which what is large is kept as it is even if the originals are removed (hard
+            links); by default it lies elsewhere and only points at them.
+
+    Yields:
+        A folder with these files and nothing else, removed at the end.
+    """
+    with TemporaryDirectory(prefix=DRAFT, dir=beside, ignore_cleanup_errors=True) as scratch:
+        # Its name is a part of those of the modules that transformers loads from it.
+        folder = Path(scratch) / "checkpoint"
+        for name, source in files.items():
+            target = folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if not _matches(name, (*WEIGHTS, *PICKLES)) or not _linked(source.resolve(), target, hard=bool(beside)):
+                shutil.copyfile(source, target)
+        if lacks_code(folder):
+            add_code(folder)
+        yield folder
+
+
+def files_in(folder: Path) -> dict[str, Path]:
+    """All files of a folder and its folders, by their paths in it."""
+    return {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def lacks_code(folder: Path) -> bool:
+    """Whether a concept encoder's folder does not hold all the code that its configuration should name."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if config.get("model_type") != ConceptEncoderConfig.model_type:
+        return False
+    modules = {reference.split(".")[0] for reference in config.get("auto_map", {}).values()}
+    try:
+        for module in modules:
+            get_relative_import_files(folder / f"{module}.py")
+    except FileNotFoundError:  # it looks through all of them for imports
+        return True
+    return not modules
+
+
+def add_code(folder: Path) -> None:
+    """Give a concept encoder's folder the code of this installation, and the names by which Auto classes find it."""
+    export_code(folder)
+    path = folder / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8")) | {"auto_map": AUTO_MAP}
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def check_secret(files: Mapping[str, Path], secret: str | None) -> None:
+    """
+    Refuse to publish an access token.
+
+    Raises:
+        ValueError: it stands in one of the files, weights excepted.
+    """
+    if not secret:
+        return
+    for name, path in files.items():
+        if not _matches(name, WEIGHTS) and secret.encode() in path.read_bytes():
+            raise ValueError(f"{name} holds your access token: take it out, and revoke it if others have seen it.")
+
+
+def _check_complete(folder: Path, travels: Mapping[str, Path]) -> None:
+    if pickles := [name for name in travels if is_pickle(name)]:
+        raise ValueError(f"{pickles[0]} may run code when it is loaded, and is not published (--include).")
+    if "config.json" not in travels:
+        raise ValueError(f"{folder} holds no model: there is no config.json.")
+    if not any(name.endswith(".safetensors") for name in travels):
+        raise ValueError(f"{folder} holds no weights in safetensors files; save the model with save_pretrained.")
+    if not any(name in travels for name in TOKENIZER):
+        raise ValueError(f"{folder} holds no tokenizer; save it there with save_pretrained.")
+
+
+def _inside(folder: Path, include: Sequence[str]) -> dict[str, Path]:
+    inside = {f"{folder.name}/{name}": path for name, path in files_in(folder).items()} if include else {}
+    return {name: path for name, path in inside.items() if _matches(name, include)}
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch(name, pattern) for pattern in patterns)
+
+
+def _linked(source: Path, target: Path, hard: bool) -> bool:
+    try:
+        os.link(source, target) if hard else target.symlink_to(source)
+    except OSError:  # not every file system has links
+        return False
+    return True

@@ -1,0 +1,75 @@
+# Copyright 2026 The Concept Encoder authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Whether a folder is fit to be published: it loads where nothing else is, and its model is well."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from configuration_concept import ConceptEncoderConfig
+from evaluation_concept.health import SICK, check_health
+from training_concept.publishing import load_alone
+
+LONGEST_SECONDS = 1800
+
+
+def validate(folder: Path) -> list[str]:
+    """
+    Check a checkpoint that is about to be published. Runs the code in it.
+
+    Returns:
+        What was checked, for its user to read.
+
+    Raises:
+        ValueError: naming all that is wrong.
+    """
+    report = load_in_fresh_process(folder)
+    problems, checked = (
+        list(report["problems"]),
+        [f"loads by itself, offline, as {report['class']} with {report['parameters']:,} parameters"],
+    )
+    if not problems and _has_health_checks(folder):
+        findings = check_health(str(folder), trust_remote_code=True)
+        problems += [f"{finding.check}: {finding.detail}" for finding in findings if finding.status == SICK]
+        checked += [f"{finding.check}: {finding.detail}" for finding in findings]
+    if problems:
+        raise ValueError(f"this checkpoint is not fit to be published: {'; '.join(problems)}.")
+    return checked
+
+
+def load_in_fresh_process(folder: Path) -> dict:
+    """
+    Load a folder's model and tokenizer with its own code and pip packages only, without network, caches or tokens.
+
+    Returns:
+        What `load_alone.main` does.
+
+    Raises:
+        ValueError: if it cannot be loaded, with the last line that the process wrote.
+    """
+    with TemporaryDirectory() as scratch:
+        foreign = ("HF_", "HUGGING", "TRANSFORMERS_", "PYTHON")
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
+        process = subprocess.run(
+            [sys.executable, "-I", load_alone.__file__, str(folder.resolve())],
+            cwd=scratch,
+            env=kept | {"HF_HUB_OFFLINE": "1", "HF_HOME": scratch, "HF_HUB_DISABLE_TELEMETRY": "1"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=LONGEST_SECONDS,
+        )
+    if process.returncode:
+        reason = (process.stderr.strip().splitlines() or [f"it ended with {process.returncode}"])[-1]
+        raise ValueError(f"this checkpoint does not load by itself: {reason}")
+    return json.loads(process.stdout.strip().splitlines()[-1])
+
+
+def _has_health_checks(folder: Path) -> bool:
+    """Whether it is a concept encoder that predicts masked tokens, of which it is known what should hold."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    heads = config.get("architectures") or []
+    return config["model_type"] == ConceptEncoderConfig.model_type and any("MaskedLM" in head for head in heads)
