@@ -553,11 +553,8 @@ class ConceptEncoderForMaskedLM(ConceptEncoderPreTrainedModel):
         # As a parameter the stock Trainer would take it for labels, by its name, and evaluate without a loss.
         label_smoothing = kwargs.pop("label_smoothing", 0.0)
         places, residual = decoded_positions, self.config.decoder_token_residual
-        shape = (input_ids if inputs_embeds is None else inputs_embeds).shape[:2]
         if places is not None:
             self.decoder.check_elsewhere(places)
-        if labels is not None and labels.shape != (shape if places is None else places.shape):
-            raise ValueError(f"labels of shape {tuple(labels.shape)} do not fit the positions that are decoded.")
         outputs = self.model(
             input_ids,
             attention_mask,
@@ -569,6 +566,9 @@ class ConceptEncoderForMaskedLM(ConceptEncoderPreTrainedModel):
             return_dict=True,
             **kwargs,
         )
+        shape = (input_ids if inputs_embeds is None else inputs_embeds).shape[:2]
+        if labels is not None and labels.shape != (shape if places is None else places.shape):
+            raise ValueError(f"labels of shape {tuple(labels.shape)} do not fit the positions that are decoded.")
         given = {"hidden_states": outputs.hidden_states, "attentions": outputs.attentions}
         if return_concepts or only_concepts:
             given["concept_states"] = outputs.last_hidden_state

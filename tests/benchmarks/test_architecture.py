@@ -9,8 +9,8 @@ from benchmarks.counting import FURTHEST, KINDS, NOISE, CountingModel, counting_
 from configuration_concept import ConceptEncoderConfig
 from configuration_concept.configuration_concept import CHOICES
 
-# What a document is classified by costs nothing in a masked language model.
-NOT_OF_THE_MODEL = {"readout"}
+# What a document is classified by and scored for costs nothing in a masked language model; activations cost the same.
+NOT_OF_THE_MODEL = {"readout", "problem_type", "hidden_activation"}
 
 
 def test_every_choice_is_in_the_table():
