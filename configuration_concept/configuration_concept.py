@@ -464,8 +464,7 @@ class ConceptEncoderConfig(PreTrainedConfig):
     def _check_rope(self) -> None:
         given = self.rope_parameters or {}
         kind = given.get("rope_type", "default")
-        # Tokens, concepts and decoded positions are rotated in calls of their own, which have lengths of their own.
-        kinds = ("default", *sorted(ROPE_INIT_FUNCTIONS.keys() - {"dynamic", "longrope"}))
+        kinds = ("default", *ROPE_INIT_FUNCTIONS)
         if kind not in kinds:
             raise ValueError(f"rope_parameters: rope_type={kind!r} is not one of {', '.join(kinds)}.")
         for name in ("rope_theta", "factor", "original_max_position_embeddings"):

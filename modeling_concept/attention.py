@@ -21,7 +21,7 @@ from torch import nn
 from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_update
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
 
 from .kernels import Rotation, norm_and_rotate
@@ -268,16 +268,15 @@ def _from_blocks(states: torch.Tensor, windows: LocalWindows, batch: int) -> tor
 
 
 class ConceptRotaryEmbedding(nn.Module):
-    """
-    Rotary embedding (RoFormer, arXiv 2104.09864) of real-valued positions; has every RoPE type of the library whose
-    frequencies do not depend on the length of the input.
-    """
+    """Rotary embedding (RoFormer, arXiv 2104.09864) of real-valued positions; has every RoPE type of the library."""
 
     inv_freq: torch.Tensor
 
     def __init__(self, config: PreTrainedConfig, device: torch.device | None = None):
         super().__init__()
         self.config = config
+        self.max_seq_len_cached = config.max_position_embeddings
+        self.original_max_seq_len = config.max_position_embeddings
         self.rope_type = config.rope_parameters["rope_type"]
         rope_init_fn: Callable = self.compute_default_rope_parameters
         if self.rope_type != "default":
@@ -295,6 +294,7 @@ class ConceptRotaryEmbedding(nn.Module):
         return config.rope_parameters["rope_theta"] ** -exponent, 1.0
 
     @torch.no_grad()
+    @dynamic_rope_update
     def forward(self, x: torch.Tensor, position_ids: torch.Tensor) -> Rotation:
         """
         Cosines and sines `[batch, length, 1, head_dim / 2]` of the angles at `position_ids` `[batch, length]`.

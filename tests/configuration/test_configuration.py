@@ -103,12 +103,6 @@ def test_the_control_has_the_shape_of_the_plan():
     )
 
 
-@pytest.mark.parametrize("rope_type", ["dynamic", "longrope"])
-def test_frequencies_do_not_depend_on_the_length_of_the_input(rope_type):
-    with pytest.raises(ValueError, match=f"rope_type='{rope_type}' is not one of"):
-        ConceptEncoderConfig(rope_parameters={"rope_type": rope_type, "rope_theta": 10000.0, "factor": 2.0})
-
-
 @pytest.mark.parametrize(
     "field", ["token_hidden_size", "embedding_size", "intermediate_size", "token_intermediate_size"]
 )
