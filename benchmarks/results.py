@@ -7,7 +7,7 @@ import os
 import platform
 import statistics
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
@@ -15,10 +15,12 @@ from typing import Any
 
 import torch
 
-from evaluation_concept.files import write_json
+from evaluation_concept.files import draft, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
+# Of numbers in an archive.
+DIGITS = 6
 
 
 @dataclass(frozen=True)
@@ -122,3 +124,20 @@ def _processor() -> str:
     lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else []
     models = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     return next(models, platform.processor() or platform.machine())
+
+
+def write_archive(records: Iterable[Mapping[str, Any]], path: Path) -> None:
+    """Write `records` to `path` as JSON lines, with numbers of `DIGITS` digits, as a whole or not at all."""
+    lines = [json.dumps(_rounded(dict(record)), sort_keys=True, separators=(",", ":")) for record in records]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with draft(path) as draft_path:
+        draft_path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def _rounded(content: Any) -> Any:
+    """All numbers in `content` to `DIGITS` digits."""
+    if isinstance(content, dict):
+        return {name: _rounded(value) for name, value in content.items()}
+    if isinstance(content, list):
+        return [_rounded(value) for value in content]
+    return float(f"{content:.{DIGITS}g}") if isinstance(content, float) else content

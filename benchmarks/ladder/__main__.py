@@ -27,7 +27,7 @@ import yaml
 
 from benchmarks.ladder.corpus import select_corpus
 from benchmarks.ladder.plots import plot_contest
-from benchmarks.ladder.report import merge, read_runs, report, standings, write_archive
+from benchmarks.ladder.report import archive_runs, merge, read_runs, report, standings
 from benchmarks.ladder.scheduler import AHEAD, Plan, run_all
 from benchmarks.ladder.settings import DTYPES, OPTIMIZERS, SCHEDULES, Settings
 from benchmarks.ladder.training import padded_vocabulary
@@ -161,7 +161,7 @@ def merge_runs(options: argparse.Namespace, path: Path) -> None:
     """Add the runs to those that are archived beside the results file, and put figures and tables of all into it."""
     archive = path.with_name(f"{path.stem}_runs.jsonl")
     finished, _ = read_runs([*([archive] if archive.exists() else []), *options.folders])
-    write_archive(finished, archive)
+    archive_runs(finished, archive)
     for key, figure in merge(finished, path).items():
         print(f"{key}: {figure.value:.4g} ({figure.note})")
 

@@ -20,9 +20,8 @@ from typing import Any
 
 from benchmarks.ladder.settings import Settings
 from benchmarks.ladder.variants import REFERENCE, Variant, find_variant, size_of, size_ratio
-from benchmarks.results import Figure, Table, merge_results
+from benchmarks.results import Figure, Table, merge_results, write_archive
 from benchmarks.tables import to_markdown
-from evaluation_concept.files import draft
 
 COMMAND = "python -m benchmarks.ladder"
 CONTROLS = ("bert", "modernbert")
@@ -31,8 +30,6 @@ VALIDATION, TEST = "validation", "test"
 ENOUGH_SEEDS = 3
 # As many as fit side by side on a page.
 MOST_COLUMNS = 8
-# Of numbers in an archive.
-DIGITS = 5
 
 
 @dataclass(frozen=True)
@@ -117,7 +114,7 @@ Contest = tuple[int, str]
 
 def read_runs(folders: Iterable[Path]) -> tuple[list[Outcome], list[dict[str, Any]]]:
     """
-    All records in these folders and below, or in archives (see `write_archive`): finished runs, each once on each kind
+    All records in these folders and below, or in archives (see `archive_runs`): finished runs, each once on each kind
     of device, and the records of failed ones.
 
     Raises:
@@ -136,13 +133,10 @@ def read_runs(folders: Iterable[Path]) -> tuple[list[Outcome], list[dict[str, An
     return list(finished.values()), [it for name, it in failed.items() if name not in done]
 
 
-def write_archive(outcomes: Iterable[Outcome], path: Path) -> None:
-    """Write the records to `path`, one in a line, with numbers of five digits."""
-    records = [_round(dict(it.record)) for it in sorted(outcomes, key=lambda it: (it.record["run"], it.contest))]
-    lines = [json.dumps(record, sort_keys=True, separators=(",", ":")) for record in records]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with draft(path) as draft_path:
-        draft_path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+def archive_runs(outcomes: Iterable[Outcome], path: Path) -> None:
+    """Write the records to `path`, by name."""
+    ordered = sorted(outcomes, key=lambda it: (it.record["run"], it.contest))
+    write_archive((it.record for it in ordered), path)
 
 
 def standings(outcomes: Iterable[Outcome]) -> dict[Contest, list[Standing]]:
@@ -312,15 +306,6 @@ def _records(path: Path) -> Iterator[dict[str, Any]]:
             yield _parse(path, line)
     else:
         raise FileNotFoundError(f"{path} is no folder of records")
-
-
-def _round(content: Any) -> Any:
-    """All numbers in `content` to `DIGITS` digits."""
-    if isinstance(content, dict):
-        return {name: _round(value) for name, value in content.items()}
-    if isinstance(content, list):
-        return [_round(value) for value in content]
-    return float(f"{content:.{DIGITS}g}") if isinstance(content, float) else content
 
 
 def _parse(path: Path, text: str) -> dict[str, Any]:

@@ -15,13 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.results import current_commit, describe_device
+from benchmarks.results import current_commit, describe_device, write_archive
 from benchmarks.studies.cells import Cell
-from evaluation_concept.files import draft
 
 Record = dict[str, Any]
 # Decimals of predicted values, and digits of numbers in the archive.
-DECIMALS, DIGITS = 4, 6
+DECIMALS = 4
 REFERENCES = "references"
 REQUIRED = ("cell", "group", "model", "variant", "task", "device", "date")
 
@@ -112,10 +111,7 @@ def read_records(paths: Iterable[Path]) -> dict[str, Record]:
 
 def write_records(path: Path, records: Mapping[str, Record]) -> None:
     """Write records as JSON lines, sorted by cell, as a whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lines = [json.dumps(_round(records[name]), sort_keys=True) for name in sorted(records)]
-    with draft(path) as draft_path:
-        draft_path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    write_archive((records[name] for name in sorted(records)), path)
 
 
 def _parse(path: Path, number: int, line: str) -> Record:
@@ -126,12 +122,3 @@ def _parse(path: Path, number: int, line: str) -> Record:
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}, line {number} is no record of a cell: {error}") from error
     return record
-
-
-def _round(content: Any) -> Any:
-    """All numbers in `content` to `DIGITS` digits."""
-    if isinstance(content, dict):
-        return {name: _round(value) for name, value in content.items()}
-    if isinstance(content, list):
-        return [_round(value) for value in content]
-    return float(f"{content:.{DIGITS}g}") if isinstance(content, float) else content
