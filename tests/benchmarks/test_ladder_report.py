@@ -195,7 +195,7 @@ def test_merged_runs_are_kept_for_the_next_time(tmp_path):
         (tmp_path / name / "run.json").write_text(json.dumps(content), encoding="utf-8")
         ladder.main(["merge", str(tmp_path / name)], path)
     figure = read_results(path).figures["hybrid_512_minus_bert"]
-    assert figure.value == pytest.approx(0.1235)
+    assert figure.value == pytest.approx(0.12346)
     archive = (tmp_path / "ladder_runs.jsonl").read_text(encoding="utf-8")
     assert len(archive.splitlines()) == 2
     ladder.main(["merge"], path)
