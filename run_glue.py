@@ -14,16 +14,12 @@ Fine-tune on GLUE, on tasks that ship in packages, or on files of one's own: a c
 are read, one that broke off goes on from its last checkpoint. Without --do_train the checkpoint is scored as it is.
 """
 
-import logging
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-import datasets
-import transformers
 
 from evaluation_concept.errors import exit_code
 from evaluation_concept.glue import GLUE_DATASET, STARTED_FROM_MNLI, write_submission
@@ -38,6 +34,7 @@ from training_concept.finetuning.experiment import Outcome, Plan, run_task
 from training_concept.finetuning.model import classifier_config, tokenizer_for
 from training_concept.finetuning.results import RESULTS_FILE, compare, task_results, write_run
 from training_concept.finetuning.task_arguments import TaskArguments, load_tasks
+from training_concept.logs import set_up_logging
 from training_concept.publishing.pushing import push_run
 
 CELLS_FOLDER, SUBMISSION_FOLDER = "cells", "submission"
@@ -53,7 +50,7 @@ def main(arguments: Sequence[str]) -> dict[str, Any]:
     model_args, task_args, options, training_args = parse_dataclasses(
         arguments, ClassifierArguments, TaskArguments, ExperimentArguments, FineTuningArguments
     )
-    _set_up_logging(training_args)
+    set_up_logging(training_args)
     register_auto_classes()
     loaded = load_tasks(task_args, model_args.cache_dir, model_args.token)
     tasks = {data.task.name: _prepare(data, options, training_args) for data in loaded}
@@ -74,14 +71,6 @@ def main(arguments: Sequence[str]) -> dict[str, Any]:
     if training_args.process_index == 0:
         _finish(tuner, tasks, outcomes, content, table, task_args)
     return content
-
-
-def _set_up_logging(training_args: FineTuningArguments) -> None:
-    level = training_args.get_process_log_level()
-    logging.basicConfig()
-    logging.getLogger("training_concept").setLevel(level)
-    for library in (datasets, transformers):
-        library.utils.logging.set_verbosity(level)
 
 
 def _prepare(data: TaskData, options: ExperimentArguments, training_args: FineTuningArguments) -> TaskData:

@@ -16,7 +16,6 @@ the same training on the first 512 tokens, of a bag of words and of the most fre
 what is left of it. Without --do_train the checkpoint is scored as it is.
 """
 
-import logging
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -24,8 +23,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import datasets
-import transformers
 from transformers import PreTrainedTokenizerBase
 
 from evaluation_concept.errors import exit_code
@@ -44,6 +41,7 @@ from evaluation_concept.long_context.tasks import (
 from modeling_concept import register_auto_classes
 from training_concept.arguments import parse_dataclasses
 from training_concept.finetuning.arguments import ClassifierArguments, FineTuningArguments
+from training_concept.logs import set_up_logging
 from training_concept.long_context.arguments import LongContextArguments
 from training_concept.long_context.card import check_push, push_model
 from training_concept.long_context.comparison import compare_runs, write_comparison
@@ -98,7 +96,7 @@ def main(arguments: Sequence[str], generator: Generator | None = None) -> dict[s
     """
     kinds = ClassifierArguments, LongContextArguments, FineTuningArguments
     model_args, options, training_args = parse_dataclasses(arguments, *kinds)
-    _set_up_logging(training_args)
+    set_up_logging(training_args)
     register_auto_classes()
     run = Run(model_args, options, training_args, make_sources(options, model_args), Path(training_args.output_dir))
     tasks = find_tasks(options.task_name)
@@ -120,14 +118,6 @@ def main(arguments: Sequence[str], generator: Generator | None = None) -> dict[s
     if training_args.process_index == 0:
         print(f"\n{write_comparison(run.folder, compared)}", flush=True)
     return compared
-
-
-def _set_up_logging(training_args: FineTuningArguments) -> None:
-    level = training_args.get_process_log_level()
-    logging.basicConfig()
-    logging.getLogger("training_concept").setLevel(level)
-    for library in (datasets, transformers):
-        library.utils.logging.set_verbosity(level)
 
 
 def _check(tasks: Sequence[Task], options: LongContextArguments, args: FineTuningArguments) -> None:

@@ -12,13 +12,10 @@ Train a masked language model and evaluate it: a concept encoder, or any other `
 complete checkpoint. With --warm_up nothing is trained but what will be compiled is, into a cache.
 """
 
-import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import datasets
-import transformers
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from evaluation_concept.errors import exit_code
@@ -26,6 +23,7 @@ from modeling_concept import register_auto_classes
 from training_concept.arguments import ConceptTrainingArguments, DataArguments, ModelArguments, parse_arguments
 from training_concept.build import build_config, build_model, build_tokenizer, check_length
 from training_concept.data import load_documents, training_texts
+from training_concept.logs import set_up_logging
 from training_concept.masking import MaskingCollator, build_collator
 from training_concept.mixture import EvenCollator, MixtureDataset, MixtureStream, rates_by_stage
 from training_concept.publishing.card import LOSS_CURVE, has_code, loss_figure, write_card
@@ -58,7 +56,7 @@ def main(arguments: Sequence[str]) -> dict[str, float]:
     model_args, data_args, training_args = parse_arguments(arguments)
     if not (training_args.do_train or training_args.do_eval):
         raise ValueError("Nothing to do: ask for --do_train, --do_eval or both.")
-    _set_up_logging(training_args)
+    set_up_logging(training_args)
     register_auto_classes()
     config = build_config(model_args)
     description = describe_run(model_args, data_args, training_args, config)
@@ -98,14 +96,6 @@ def main(arguments: Sequence[str]) -> dict[str, float]:
     if writes and training_args.do_train and training_args.push_to_hub:
         push_run(training_args, Path(training_args.output_dir))
     return metrics
-
-
-def _set_up_logging(training_args: ConceptTrainingArguments) -> None:
-    level = training_args.get_process_log_level()
-    logging.basicConfig()
-    logging.getLogger("training_concept").setLevel(level)
-    for library in (datasets, transformers):
-        library.utils.logging.set_verbosity(level)
 
 
 def _load_texts(

@@ -1,7 +1,8 @@
 # Copyright 2026 The Concept Encoder authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Files that are written as a whole or not at all."""
+"""Files that are written as a whole or not at all, and what tells those of one checkpoint from another's."""
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -26,3 +27,12 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with draft(path) as draft_path:
         draft_path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def weights_digest(folder: Path) -> str:
+    """What tells the weights of a checkpoint from others: 32 hexadecimal digits."""
+    digest = hashlib.blake2b(digest_size=16)
+    for path in sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")]):
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, hashlib.blake2b).digest())
+    return digest.hexdigest()

@@ -3,7 +3,6 @@
 """What is kept of a cell: a JSON object with its results and, packed, its predictions; many of them as JSON lines."""
 
 import base64
-import hashlib
 import json
 import zlib
 from collections.abc import Iterable, Mapping
@@ -82,15 +81,6 @@ def device_name() -> str:
     if not torch.cuda.is_available():
         return describe_device()
     return f"{torch.cuda.get_device_name()}, torch {torch.__version__.split('+')[0]}"
-
-
-def weights_digest(folder: Path) -> str | None:
-    """Eight digits that tell a checkpoint from others; `None` without weights."""
-    digest = hashlib.blake2b(digest_size=4)
-    for path in (paths := sorted(folder.glob("*.safetensors"))):
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest() if paths else None
 
 
 def read_records(paths: Iterable[Path]) -> dict[str, Record]:

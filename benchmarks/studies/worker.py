@@ -19,8 +19,9 @@ import numpy as np
 import torch
 
 from benchmarks.studies.cells import CELLS, MODELS, TASKS, Cell
-from benchmarks.studies.records import REFERENCES, Predictions, Record, make_record, weights_digest, write_records
+from benchmarks.studies.records import REFERENCES, Predictions, Record, make_record, write_records
 from evaluation_concept.errors import FinishedRunError
+from evaluation_concept.files import weights_digest
 
 # Of a model: the ladder's record of its pretraining, if that was put there, and what of it goes on.
 PRETRAINING_FILE = "pretraining.json"

@@ -12,9 +12,10 @@ import yaml
 
 from benchmarks.studies import __main__ as command
 from benchmarks.studies.cells import Cell, as_flags, read_study, resolve
-from benchmarks.studies.records import Predictions, make_record, read_records, weights_digest, write_records
+from benchmarks.studies.records import Predictions, make_record, read_records, write_records
 from benchmarks.studies.scheduler import run_study
 from benchmarks.studies.worker import Places, perform
+from evaluation_concept.files import weights_digest
 from evaluation_concept.tasks import Examples, TaskData
 from tests.training.tiny_glue import write_checkpoint
 from training_concept.finetuning.kept import write_kept_task

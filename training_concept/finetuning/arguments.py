@@ -51,15 +51,9 @@ class ClassifierArguments(ModelArguments):
 
 
 @dataclass
-class ExperimentArguments:
-    """How often, with which settings and beside what a task is fine-tuned."""
+class RepetitionArguments:
+    """What all fine-tunings of a run share: who tokenises, what they train on and with which seeds."""
 
-    max_seq_length: int = field(
-        default=128, metadata={"help": "Tokens of an example, special ones included; longer ones are cut."}
-    )
-    pad_to_max_length: bool = field(
-        default=False, metadata={"help": "Whether all examples are padded to that length, not to the batch's longest."}
-    )
     preprocessing_num_workers: int | None = field(
         default=None, metadata={"help": "Number of processes that tokenise."}
     )
@@ -70,14 +64,37 @@ class ExperimentArguments:
             "be all of one kind."
         },
     )
+    seeds: list[int] | None = field(
+        default=None, metadata={"help": "Fine-tune once with each of these seeds. Defaults to --seed."}
+    )
+
+    def check_repetition(self, *counts: str) -> None:
+        """
+        Raises:
+            ValueError: `max_train_samples` or one of the fields `counts` is below 1, or a seed is there twice.
+        """
+        for name in (*counts, "max_train_samples"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"--{name} {value} must be at least 1.")
+        if self.seeds is not None and len(set(self.seeds)) < max(len(self.seeds), 1):
+            raise ValueError(f"--seeds must name different seeds, got {' '.join(map(str, self.seeds))}.")
+
+
+@dataclass
+class ExperimentArguments(RepetitionArguments):
+    """How often, with which settings and beside what a task is fine-tuned."""
+
+    max_seq_length: int = field(
+        default=128, metadata={"help": "Tokens of an example, special ones included; longer ones are cut."}
+    )
+    pad_to_max_length: bool = field(
+        default=False, metadata={"help": "Whether all examples are padded to that length, not to the batch's longest."}
+    )
     max_eval_samples: int | None = field(
         default=None, metadata={"help": "Evaluate on the first so many examples of each split only."}
     )
     max_predict_samples: int | None = field(
         default=None, metadata={"help": "Predict the first so many examples of each test split only."}
-    )
-    seeds: list[int] | None = field(
-        default=None, metadata={"help": "Fine-tune once with each of these seeds. Defaults to --seed."}
     )
     sweep: str | None = field(
         default=None,
@@ -111,11 +128,7 @@ class ExperimentArguments:
     def __post_init__(self) -> None:
         if self.sweep_folds < 1:
             raise ValueError(f"--sweep_folds {self.sweep_folds} must be at least 1.")
-        for name in ("max_seq_length", "max_train_samples", "max_eval_samples", "max_predict_samples"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise ValueError(f"--{name} {value} must be at least 1.")
-        if self.seeds is not None and len(set(self.seeds)) < max(len(self.seeds), 1):
-            raise ValueError(f"--seeds must name different seeds, got {' '.join(map(str, self.seeds))}.")
+        self.check_repetition("max_seq_length", "max_eval_samples", "max_predict_samples")
         self.settings  # noqa: B018 (a sweep that cannot be read is refused before anything runs)
 
     @property

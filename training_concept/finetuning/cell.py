@@ -3,7 +3,6 @@
 """One fine-tuning: a model, examples, settings and a seed, to predictions; done once, resumed where it broke off."""
 
 import copy
-import hashlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -17,7 +16,7 @@ from datasets import Dataset
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase, set_seed
 
 from evaluation_concept.errors import FinishedRunError
-from evaluation_concept.files import draft, write_json
+from evaluation_concept.files import draft, weights_digest, write_json
 from evaluation_concept.tasks import Examples, Task
 from training_concept.finetuning.arguments import (
     SWEPT,
@@ -182,11 +181,7 @@ class FineTuner:
         if checkpoint is None or not folder.is_dir():
             return None
         if folder not in self._digests:
-            digest = hashlib.blake2b(digest_size=16)
-            for path in sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")]):
-                with path.open("rb") as file:
-                    digest.update(hashlib.file_digest(file, hashlib.blake2b).digest())
-            self._digests[folder] = digest.hexdigest()
+            self._digests[folder] = weights_digest(folder)
         return self._digests[folder]
 
     def _build_trainer(

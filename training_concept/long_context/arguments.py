@@ -6,12 +6,13 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from evaluation_concept.long_context.registry import find_tasks
+from training_concept.finetuning.arguments import RepetitionArguments
 
 LONGEST = 65_536
 
 
 @dataclass
-class LongContextArguments:
+class LongContextArguments(RepetitionArguments):
     """Which tasks, where their documents are, how long they may be, and what is compared."""
 
     task_name: list[str] = field(
@@ -75,21 +76,8 @@ class LongContextArguments:
             "numbers of documents."
         },
     )
-    preprocessing_num_workers: int | None = field(
-        default=None, metadata={"help": "Number of processes that tokenise."}
-    )
-    max_train_samples: int | None = field(
-        default=None,
-        metadata={
-            "help": "Train on so many examples only, drawn at random, the same for every seed: the first ones may "
-            "be all of one kind."
-        },
-    )
     max_eval_samples: int | None = field(
         default=None, metadata={"help": "Score the first so many examples only, to try things out."}
-    )
-    seeds: list[int] | None = field(
-        default=None, metadata={"help": "Fine-tune once with each of these seeds. Defaults to --seed."}
     )
     baselines: bool = field(
         default=True, metadata={"help": "Whether to score the most frequent answer and a bag of words too."}
@@ -120,9 +108,7 @@ class LongContextArguments:
         if not self.task_name:
             raise ValueError("Name tasks or families of tasks: --task_name.")
         find_tasks(self.task_name)
-        for name in ("max_seq_length", "max_train_samples", "max_eval_samples", "batch_tokens"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise ValueError(f"--{name} {value} must be at least 1.")
+        self.check_repetition("max_seq_length", "max_eval_samples", "batch_tokens")
         if self.max_seq_length > LONGEST:
             raise ValueError(
                 f"--max_seq_length {self.max_seq_length} is more than {LONGEST}, the longest that is trained on; "
@@ -138,8 +124,6 @@ class LongContextArguments:
             )
         if self.score_every_length and not self.length_curriculum:
             raise ValueError("--score_every_length goes with --length_curriculum.")
-        if self.seeds is not None and len(set(self.seeds)) < max(len(self.seeds), 1):
-            raise ValueError(f"--seeds must name different seeds, got {' '.join(map(str, self.seeds))}.")
         if self.generated_sizes is not None and (len(self.generated_sizes) != 3 or min(self.generated_sizes) < 1):
             raise ValueError("--generated_sizes takes three numbers: training, validation and test examples.")
 
