@@ -39,7 +39,8 @@ class Variant:
         name: in the table, with the changes made to it.
         family: `hybrid` (the decoder reads token states, too), `bottleneck` (it sees concepts and positions only) or
             `control`.
-        kind: `concepts`, or what a control is shaped like: `bert`, `modernbert`, `perceiver_io`, `perceiver_v1`.
+        kind: `concepts`, or what a control is shaped like: `bert`, `modernbert`, `local`, `perceiver_io`,
+            `perceiver_v1`.
         change: what is different from the default design or what the control is, in words.
         contender: builds it.
     """
@@ -185,8 +186,9 @@ def _at_width(width: int, **fields: Any) -> dict[str, Any]:
 
 
 def _control(name: str, kind: str, every: int, change: str, width: int, layers: int) -> Variant:
-    """A control with global attention in `every` so many layers; its MLP is as wide as those of our blocks."""
-    shape = _at_width(width, intermediate_size=2 * width, num_hidden_layers=layers, global_attn_every_n_layers=every)
+    """A control with global attention in `every` so many layers, 0 for none; its MLP is as wide as our blocks'."""
+    shape = _at_width(width, intermediate_size=2 * width, num_hidden_layers=layers)
+    shape |= {"global_attn_every_n_layers": every} if every else {"layer_types": ["sliding_attention"] * layers}
     if every == 1:
         # What BERT-shaped models rotate by; the library's default is meant for long documents.
         shape["rope_parameters"] = {"full_attention": {"rope_type": "default", "rope_theta": 10_000.0}}
@@ -224,6 +226,8 @@ def _controls() -> Iterator[Variant]:
         for width in WIDTHS:
             if width != DEFAULT_WIDTH:
                 yield _control(f"{kind}_{width}", kind, every, change, width, CONTROL_LAYERS)
+    # What is left of a loss without any view of the whole document.
+    yield _control("local", "local", 0, "window 128 in every layer", DEFAULT_WIDTH, CONTROL_LAYERS)
     for name, change, fields in PERCEIVERS:
         contender = ConceptContender(shape={"preset": "perceiver_v1", **fields})
         yield Variant(name, "control", name, change, contender)

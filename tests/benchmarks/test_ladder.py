@@ -195,8 +195,11 @@ def test_a_misspelt_variant_is_refused(name):
 
 
 def test_controls_are_shaped_as_they_say():
-    layers = {name: VARIANTS[name].contender.config("sdpa", 512).layer_types for name in ("bert", "modernbert")}
+    layers = {
+        name: VARIANTS[name].contender.config("sdpa", 512).layer_types for name in ("bert", "modernbert", "local")
+    }
     assert set(layers["bert"]) == {"full_attention"}
+    assert set(layers["local"]) == {"sliding_attention"}
     assert [place for place, kind in enumerate(layers["modernbert"]) if kind == "full_attention"] == [0, 3, 6, 9, 12]
 
 
