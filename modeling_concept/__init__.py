@@ -18,7 +18,15 @@ from .modeling_concept import (
     ConceptEncoderForTokenClassification,
     ConceptEncoderPreTrainedModel,
 )
-from .outputs import ConceptEmbeddingOutput, ConceptEncoderOutput, ConceptMaskedLMOutput
+from .outputs import (
+    ConceptEmbeddingOutput,
+    ConceptEncoderOutput,
+    ConceptMaskedLMOutput,
+    ConceptMultipleChoiceOutput,
+    ConceptQuestionAnsweringOutput,
+    ConceptSequenceClassifierOutput,
+    ConceptTokenClassifierOutput,
+)
 
 
 def register_auto_classes() -> None:
@@ -42,5 +50,9 @@ __all__ = [
     "ConceptEncoderOutput",
     "ConceptEncoderPreTrainedModel",
     "ConceptMaskedLMOutput",
+    "ConceptMultipleChoiceOutput",
+    "ConceptQuestionAnsweringOutput",
+    "ConceptSequenceClassifierOutput",
+    "ConceptTokenClassifierOutput",
     "register_auto_classes",
 ]

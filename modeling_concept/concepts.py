@@ -13,13 +13,22 @@
 # limitations under the License.
 """Where concepts come from, how many there are and where they sit."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 from transformers import PreTrainedConfig
 
-from .attention import ConceptAttention, ConceptBlock, ContextualAttention, SlotAttention, Stream
+from .attention import (
+    ConceptAttention,
+    ConceptBlock,
+    ContextualAttention,
+    SlotAttention,
+    Stream,
+    read_documents,
+    takes_documents,
+)
+from .kernels import Rotation
 from .tokens import TokenLayout, segment_means, segment_of
 
 
@@ -194,6 +203,12 @@ def keep_concepts(concepts: Concepts, order: torch.Tensor, share: torch.Tensor |
     return concepts._replace(mask=kept if concepts.mask is None else concepts.mask & kept, sizes=None)
 
 
+def drawn_shares(probability: float, batch: int, device: torch.device) -> torch.Tensor:
+    """Shares for `keep_concepts` `[batch, 1]`: with that probability a uniform one, else all."""
+    drawn, spared = torch.rand(2, batch, 1, device=device)
+    return torch.where(spared < probability, 1 - drawn, 1)
+
+
 class RelativePlaces(nn.Module):
     """Concepts keep their places, which attention turns into rotations."""
 
@@ -254,9 +269,14 @@ CONCEPT_PLACES: dict[str, type[nn.Module]] = {
 READS: dict[str, type[nn.Module]] = {"softmax": ConceptAttention, "slot": SlotAttention}
 
 
+def concept_mixer(config: PreTrainedConfig) -> type[ConceptAttention]:
+    """The self-attention of concepts."""
+    return ContextualAttention if config.concept_positions == "cope" else ConceptAttention
+
+
 def concept_layer(config: PreTrainedConfig) -> ConceptBlock:
     """A block of concept self-attention and gated MLP."""
-    mixer = ContextualAttention if config.concept_positions == "cope" else ConceptAttention
+    mixer = concept_mixer(config)
     return ConceptBlock(config, config.hidden_size, inner_width=config.intermediate_size, mixer=mixer)
 
 
@@ -271,3 +291,58 @@ def write_layer(config: PreTrainedConfig) -> ConceptBlock:
     block = ConceptBlock(config, config.token_hidden_size, key_width=config.hidden_size)
     block.attention.o_proj.starts_at_zero = True
     return block
+
+
+def count_iterations(config: PreTrainedConfig, wanted: int | None, training: bool) -> tuple[int, int]:
+    """
+    How often the core runs, and how many of the last times carry gradients.
+
+    In training the number is drawn anew each time, so that the model works with any (arXiv 2502.05171, section 3); a
+    compiled model, whose graph has one number, draws none.
+
+    Args:
+        wanted: by the caller, who has the last word; `None` leaves it to the configuration.
+    """
+    total = wanted or config.num_iterations
+    draws = training and config.sample_iterations and not torch.compiler.is_compiling()
+    if draws and wanted is None:
+        total = int(torch.randint(1, config.num_iterations + 1, ()))
+    return total, config.tracked_iterations or total
+
+
+def exchange_arguments(
+    config: PreTrainedConfig,
+    concepts: Concepts,
+    tokens: Stream,
+    rotation: Rotation | None,
+    token_rotation: Rotation | None,
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """
+    Arguments of the blocks in which concepts read tokens, concepts read each other, and tokens read concepts.
+
+    Args:
+        concepts: before the core.
+        tokens: slots of the stream that they read.
+        rotation, token_rotation: of concepts and of tokens, `None` for those without a position.
+    """
+    # CODEPATH: no preset counts positions by content.
+    own_rotation = None if config.concept_positions == "cope" else rotation
+    mixers = (READS[config.read_attention], concept_mixer(config), ConceptAttention)
+    read, think, write = (takes_documents(config, mixer) for mixer in mixers)
+    reading = read_documents(concepts.stream, tokens, read)
+    # CODEPATH: no preset has slot attention, in which unused concepts would win tokens.
+    if config.read_attention == "slot" and concepts.mask is not None:
+        in_use = concepts.mask[:, None, :, None]
+        reading = {"attention_mask": in_use & reading.get("attention_mask", in_use)}
+    thinking = read_documents(concepts.stream, concepts.stream, think)
+    return (
+        {**reading, "query_rotation": rotation, "key_rotation": token_rotation},
+        {**thinking, "query_rotation": own_rotation, "key_rotation": own_rotation},
+        {
+            **read_documents(tokens, concepts.stream, write),
+            "query_rotation": token_rotation,
+            "key_rotation": rotation,
+            # A row without a visible token reads its first slot, which has to stay 0.
+            "in_use": tokens.mask,
+        },
+    )

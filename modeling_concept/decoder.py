@@ -35,6 +35,7 @@ from .attention import (
 )
 from .concepts import Concepts
 from .kernels import Rotation, product_dtype
+from .outputs import ConceptEncoderOutput
 from .tokens import TokenLayout, document_sizes
 
 
@@ -61,6 +62,33 @@ def decoder_windows(layout: TokenLayout, wanted: torch.Tensor | None, window: in
     first, end = (end - counts).gather(1, documents), end.gather(1, documents)
     query_slots = None if wanted is None else torch.where(wanted < 0, length, wanted)
     return cross_windows(visible.cumsum(dim=1) - visible, first, end, slots, window, query_slots)
+
+
+def encoded_concepts(
+    config: PreTrainedConfig,
+    outputs: ConceptEncoderOutput,
+    layout: TokenLayout,
+    source: nn.Module,
+    concept_ratio: int | None = None,
+    kept_concepts: float | None = None,
+) -> Concepts:
+    """
+    The concepts that the encoder gave, as the decoder reads them.
+
+    Args:
+        layout: of the documents that they are of.
+        source: where they came from, `ConceptEncoder.concepts`.
+        concept_ratio, kept_concepts: as the encoder was given them.
+    """
+    # Where every concept is in use, attention without a mask is faster.
+    whole = kept_concepts is None and config.nested_dropout == 0
+    concepts = Concepts(outputs.last_hidden_state, None, outputs.concept_positions, outputs.concept_documents)
+    if layout.lengths is not None or not whole:
+        concepts = concepts._replace(mask=outputs.concept_mask.bool())
+    if layout.lengths is not None and whole:
+        sizes = document_sizes(concepts.mask, concepts.documents, layout.lengths)
+        concepts = concepts._replace(sizes=sizes, longest=source.most(layout.longest, concept_ratio))
+    return concepts
 
 
 class StaticMixture(nn.Module):

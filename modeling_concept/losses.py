@@ -50,9 +50,34 @@ def labelled_positions(labels: torch.Tensor) -> torch.Tensor | None:
     return index.masked_fill(~labelled.gather(1, index), -1)
 
 
+def check_labels(labels: torch.Tensor | None, shape: torch.Size) -> None:
+    """
+    Refuse labels, if there are any, that are not one for each of the positions `[batch, K]` of `shape`.
+
+    Raises:
+        ValueError: naming their shape.
+    """
+    if labels is not None and labels.shape != shape:
+        raise ValueError(f"labels of shape {tuple(labels.shape)} do not fit the positions that are decoded.")
+
+
 def labels_at(labels: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
     """The `labels` `[batch, N]` at `positions` `[batch, K]`: `[batch, K]`, -100 for a position of -1."""
     return labels.gather(1, positions.clamp(min=0)).masked_fill(positions < 0, IGNORED)
+
+
+def labels_of(labels: torch.Tensor, wanted: torch.Tensor | None, places: torch.Tensor | None) -> torch.Tensor:
+    """
+    The labels `[batch, K]` of what was decoded, -100 for none.
+
+    Args:
+        labels: `[batch, N]`, or `[batch, K]` of `places`.
+        wanted: positions of the input that were decoded `[batch, K]`, -1 for none; `None` if all N were.
+        places: other places that were decoded instead `[batch, K]`, -1 for none.
+    """
+    if places is not None:
+        return labels.masked_fill(places < 0, IGNORED)
+    return labels if wanted is None else labels_at(labels, wanted)
 
 
 def mean_cross_entropy(
@@ -94,22 +119,41 @@ def _mean(total: torch.Tensor, num_labels: int | torch.Tensor, num_items: int | 
 
 
 def classification_loss(
-    logits: torch.Tensor, labels: torch.Tensor, config: PreTrainedConfig, **kwargs: Any
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    config: PreTrainedConfig,
+    in_use: torch.Tensor | None = None,
+    **kwargs: Any,
 ) -> torch.Tensor:
-    """Loss of `[batch, num_labels]` logits: `config.problem_type`, or what number and type of labels imply."""
+    """
+    Loss of `[..., num_labels]` logits: `config.problem_type`, or what number and type of labels imply.
+
+    Args:
+        labels: int64 `[...]` of classes, numbers of as many as there are logits, or 0/1 of the logits' shape.
+        in_use: bool `[...]`, what has labels; `None` if all do.
+
+    Raises:
+        ValueError: labels of another shape than that of what is in use.
+    """
+    if in_use is not None and labels.shape[: in_use.dim()] != in_use.shape:
+        raise ValueError(f"labels of shape {tuple(labels.shape)} do not fit documents {tuple(in_use.shape)}.")
     problem = config.problem_type
     if problem is None and config.num_labels == 1:
         problem = "regression"
     elif problem is None:
         problem = "multi_label_classification" if labels.is_floating_point() else "single_label_classification"
     if problem == "single_label_classification":
+        labels = labels if in_use is None else labels.masked_fill(~in_use, IGNORED)
         return mean_cross_entropy(logits, labels.view(-1), **kwargs)
     logits = _wide(logits)
     targets, num_items = labels.view_as(logits).to(logits.dtype), kwargs.get("num_items_in_batch")
     # -100 is a number like any other.
     if problem == "regression":
-        return _mean(nn.functional.mse_loss(logits, targets, reduction="sum"), targets.numel(), num_items)
+        targets = targets if in_use is None else targets.where(in_use.unsqueeze(-1), logits.detach())
+        number = targets.numel() if in_use is None else in_use.sum() * config.num_labels
+        return _mean(nn.functional.mse_loss(logits, targets, reduction="sum"), number, num_items)
     known = targets != IGNORED
+    known = known if in_use is None else known & in_use.unsqueeze(-1)
     total = nn.functional.binary_cross_entropy_with_logits(logits[known], targets[known], reduction="sum")
     return _mean(total, known.sum(), num_items)
 

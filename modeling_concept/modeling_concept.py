@@ -13,18 +13,13 @@
 # limitations under the License.
 """The concept encoder and its heads: N tokens are read into C concept vectors, and decoded from them."""
 
+import os
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
-from transformers.modeling_outputs import (
-    MultipleChoiceModelOutput,
-    QuestionAnsweringModelOutput,
-    SequenceClassifierOutput,
-    TokenClassifierOutput,
-)
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, auto_docstring
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
@@ -36,27 +31,45 @@ from .attention import (
     ConceptRotaryEmbedding,
     ContextualAttention,
     ResidualLinear,
-    read_documents,
-    takes_documents,
 )
 from .concepts import (
     CONCEPT_PLACES,
     CONCEPT_SOURCES,
-    READS,
     AnchoredConcepts,
     Concepts,
     LearnedConcepts,
     concept_layer,
+    count_iterations,
+    drawn_shares,
+    exchange_arguments,
     keep_concepts,
     read_layer,
     write_layer,
 )
-from .decoder import ConceptDecoder, ConceptPredictionHead, StaticMixture
+from .decoder import ConceptDecoder, ConceptPredictionHead, StaticMixture, encoded_concepts
 from .encoding import TextEncodingMixin
 from .kernels import Rotation
-from .losses import IGNORED, LinearCrossEntropy, classification_loss, labelled_positions, labels_at, mean_cross_entropy
-from .outputs import ConceptEmbeddingOutput, ConceptEncoderOutput, ConceptMaskedLMOutput
-from .pooling import READOUTS, QueryPooling, masked_mean
+from .loading import loading_options, rename_former
+from .losses import (
+    LinearCrossEntropy,
+    check_labels,
+    classification_loss,
+    labelled_positions,
+    labels_of,
+    mean_cross_entropy,
+)
+from .outputs import (
+    ConceptEmbeddingOutput,
+    ConceptEncoderOutput,
+    ConceptMaskedLMOutput,
+    ConceptMultipleChoiceOutput,
+    ConceptQuestionAnsweringOutput,
+    ConceptSequenceClassifierOutput,
+    ConceptTokenClassifierOutput,
+    concepts_of,
+    recorded,
+)
+from .pooling import READOUTS, QueryPooling, document_means, documents_or_one
 from .sentence_embedding import ConceptSentenceEmbedding
 from .tokens import (
     TOKEN_MIXERS,
@@ -66,10 +79,10 @@ from .tokens import (
     TokenLayout,
     arrange_tokens,
     check_inputs,
-    document_sizes,
+    check_options,
     dropped_tokens,
+    given_tokens,
     place_tokens,
-    segment_means,
     token_layer,
 )
 
@@ -86,7 +99,9 @@ class ConceptEncoderPreTrainedModel(PreTrainedModel):
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
     # What other heads than the one at hand have.
-    _keys_to_ignore_on_load_unexpected = [r"^decoder\.", r"^head\.", r"^lm_head\.", r"^pooling\.", r"^classifier\."]
+    _keys_to_ignore_on_load_unexpected = [r"^(decoder|head|lm_head|pooling|classifier|qa_outputs)\."]
+    # What weights of a class were called, and what they are called now.
+    _former_names: dict[str, str] = {}
     _no_split_modules = ["ConceptBlock"]
     # What is worth a graph of its own where the model is not compiled as a whole.
     _compiled_modules = ["ConceptBlock", "ConceptPredictionHead", "LinearCrossEntropy"]
@@ -98,6 +113,14 @@ class ConceptEncoderPreTrainedModel(PreTrainedModel):
         "attentions": OutputRecorder(ConceptAttention, index=1, layer_name="layers"),
         "cross_attentions": OutputRecorder(ConceptAttention, index=1, layer_name="reads"),
     }
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike | None, *model_args: Any, **kwargs: Any
+    ) -> PreTrainedModel:
+        """As `PreTrainedModel.from_pretrained`."""
+        options = loading_options(cls, pretrained_model_name_or_path, kwargs)
+        return super().from_pretrained(pretrained_model_name_or_path, *model_args, **options)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -154,30 +177,27 @@ class ConceptEncoderPreTrainedModel(PreTrainedModel):
             given.shape[:2], attention_mask, document_lengths, max_document_length, given.device
         )
         layout = layout._replace(index=outputs.token_index, mask=outputs.token_mask)
-        concepts = self._concepts(outputs, layout, concept_ratio, kept_concepts)
+        concepts = encoded_concepts(self.config, outputs, layout, self.model.concepts, concept_ratio, kept_concepts)
         words = inputs_embeds
         # CODEPATH: only `perceiver_v1` puts the word embedding into the query.
         if inputs_embeds is None and self.config.decoder_query == "token+position":
             words = self.model.get_input_embeddings()(input_ids)
         return self.decoder(concepts, outputs.token_states, layout, self.model.rotate, in_use, wanted, words, **kwargs)
 
-    def _concepts(
+    def _decode_all(
         self,
-        outputs: ConceptEncoderOutput,
-        layout: TokenLayout,
-        concept_ratio: int | None = None,
-        kept_concepts: float | None = None,
-    ) -> Concepts:
-        """The concepts of `outputs`, of documents of `layout`, as the decoder reads them."""
-        # Where every concept is in use, attention without a mask is faster.
-        whole = kept_concepts is None and self.config.nested_dropout == 0
-        concepts = Concepts(outputs.last_hidden_state, None, outputs.concept_positions, outputs.concept_documents)
-        if layout.lengths is not None or not whole:
-            concepts = concepts._replace(mask=outputs.concept_mask.bool())
-        if layout.lengths is not None and whole:
-            sizes = document_sizes(concepts.mask, concepts.documents, layout.lengths)
-            concepts = concepts._replace(sizes=sizes, longest=self.model.concepts.most(layout.longest, concept_ratio))
-        return concepts
+        input_ids: torch.Tensor | None,
+        attention_mask: torch.Tensor | None,
+        token_type_ids: torch.Tensor | None,
+        inputs_embeds: torch.Tensor | None,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, ConceptEncoderOutput]:
+        """Decoded states `[batch, N, hidden_size]` of all positions, for classifiers, and what the encoder gave."""
+        inputs = (input_ids, attention_mask, token_type_ids, inputs_embeds)
+        outputs = self.model(*inputs, output_token_states=True, return_dict=True, **kwargs)
+        residual = self.config.classifier_token_residual
+        states = self._decode(outputs, input_ids, inputs_embeds, attention_mask, token_residual=residual, **kwargs)
+        return states, outputs
 
 
 @auto_docstring(
@@ -240,6 +260,8 @@ class ConceptEncoder(ConceptEncoderPreTrainedModel):
         **kwargs: Unpack[TransformersKwargs],
     ) -> ConceptEncoderOutput:
         r"""
+        inputs_embeds (`torch.FloatTensor` of shape `(batch_size, sequence_length, embedding_size)`, *optional*):
+            Word embeddings in the place of `input_ids`, as wide as the model's own (`config.embedding_size`).
         masked_positions (`torch.LongTensor` of shape `(batch_size, num_masked)`, *optional*):
             The positions that hold the mask token, -1 filling rows that have fewer. With `masked_tokens="drop"` it
             fixes the number of visible tokens at `sequence_length - num_masked`, so that shapes are static: no row may
@@ -260,74 +282,83 @@ class ConceptEncoder(ConceptEncoderPreTrainedModel):
         output_token_states (`bool`, *optional*, defaults to `False`):
             Whether to return the states of the visible tokens.
         """
-        if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("You must specify exactly one of input_ids or inputs_embeds")
-        given = input_ids if inputs_embeds is None else inputs_embeds
-        shape = given.shape[:2]
-        check_inputs(self.config, shape, attention_mask, document_lengths, max_document_length)
-        self._check_options(num_iterations, concept_ratio, kept_concepts, kwargs)
-        dropped = dropped_tokens(self.config, input_ids, shape, masked_positions)
-        drops = dropped is not None and masked_positions is not None
-        num_dropped = masked_positions.shape[1] if drops else 0
-        layout, in_use = place_tokens(shape, attention_mask, document_lengths, max_document_length, given.device)
-        layout = arrange_tokens(layout, in_use, dropped, shape, num_dropped)
-        if token_type_ids is None:
-            token_type_ids = torch.zeros_like(layout.positions)
-        visible = layout.to_slots(given)
-        words = self.embed_tokens(visible) if inputs_embeds is None else visible
-        positions = layout.to_slots(layout.positions)
-        tokens = self.embeddings(words, layout.to_slots(token_type_ids), positions, layout.mask)
-        rotation = self.rotate(tokens, positions)
-        mixing = self._mixing(layout, rotation, shape[0])
+        given = given_tokens(input_ids, inputs_embeds, token_type_ids, masked_positions)
+        check_inputs(self.config, given.shape[:2], attention_mask, document_lengths, max_document_length)
+        check_options(self.config, num_iterations, concept_ratio, kept_concepts, kwargs)
+        documents = (attention_mask, document_lengths, max_document_length)
+        layout = self._arrange(input_ids, given, masked_positions, *documents)
+        tokens = self._embed(input_ids, inputs_embeds, token_type_ids, layout)
+        rotation, mixing = self._surroundings(tokens, layout)
         tokens = self._mix(tokens, self.token_blocks, mixing, **kwargs)
         stream, short, targets = self.funnel(tokens, layout, self.rotate, **kwargs)
         if targets:
-            rotation = self.rotate(stream, short.positions)
-            mixing = self._mixing(short, rotation, shape[0])
-        concepts = self._keep(self.places(self.concepts(stream, short, concept_ratio)), kept_concepts, shape[0])
+            rotation, mixing = self._surroundings(stream, short)
+        concepts = self._keep(self.places(self.concepts(stream, short, concept_ratio)), kept_concepts, given.shape[0])
         exchanging = self._exchanging(stream, concepts, short, rotation)
         concepts, stream = self._exchange(
             stream, concepts, mixing, exchanging, num_iterations, output_token_states, **kwargs
         )
         tokens = tokens + self.funnel.widen(stream, targets) if targets else stream
+        return self._output(concepts, layout, tokens if output_token_states else None)
+
+    def _arrange(
+        self,
+        input_ids: torch.Tensor | None,
+        given: torch.Tensor,
+        masked_positions: torch.Tensor | None,
+        attention_mask: torch.Tensor | None,
+        document_lengths: torch.Tensor | None,
+        max_document_length: int | None,
+    ) -> TokenLayout:
+        """Which tokens of `given`, ids or embeddings `[batch, N, ...]`, the encoder sees, in which slots."""
+        shape = given.shape[:2]
+        dropped = dropped_tokens(self.config, input_ids, shape, masked_positions)
+        drops = dropped is not None and masked_positions is not None
+        layout, in_use = place_tokens(shape, attention_mask, document_lengths, max_document_length, given.device)
+        return arrange_tokens(layout, in_use, dropped, shape, masked_positions.shape[1] if drops else 0)
+
+    def _embed(
+        self,
+        input_ids: torch.Tensor | None,
+        inputs_embeds: torch.Tensor | None,
+        token_type_ids: torch.Tensor | None,
+        layout: TokenLayout,
+    ) -> torch.Tensor:
+        """Token states `[batch, V, token_hidden_size]` before any layer."""
+        if token_type_ids is None:
+            token_type_ids = torch.zeros_like(layout.positions)
+        if inputs_embeds is None:
+            words = self.embed_tokens(layout.to_slots(input_ids))
+        else:
+            words = layout.to_slots(inputs_embeds)
+        positions = layout.to_slots(layout.positions)
+        return self.embeddings(words, layout.to_slots(token_type_ids), positions, layout.mask)
+
+    def _surroundings(self, tokens: torch.Tensor, layout: TokenLayout) -> tuple[Rotation | None, list[dict[str, Any]]]:
+        """Rotations of a stream of tokens, and the arguments of layers that mix them."""
+        rotation = self.rotate(tokens, layout.to_slots(layout.positions))
+        return rotation, self._mixing(layout, rotation, tokens.shape[0])
+
+    @staticmethod
+    def _output(concepts: Concepts, layout: TokenLayout, tokens: torch.Tensor | None) -> ConceptEncoderOutput:
+        """What `forward` returns, with states `[batch, V, token_hidden_size]` of the tokens of `layout` if given."""
         shape, all_used = concepts.states.shape[:2], concepts.states.new_ones(1, 1, dtype=torch.bool)
         return ConceptEncoderOutput(
             last_hidden_state=concepts.states,
             concept_mask=(all_used if concepts.mask is None else concepts.mask).expand(shape).long(),
             concept_positions=None if concepts.positions is None else concepts.positions.expand(shape),
             concept_documents=None if concepts.documents is None else concepts.documents.expand(shape),
-            token_states=tokens if output_token_states else None,
-            token_index=layout.index if output_token_states else None,
-            token_mask=layout.mask if output_token_states else None,
+            token_states=tokens,
+            token_index=None if tokens is None else layout.index,
+            token_mask=None if tokens is None else layout.mask,
         )
-
-    def _check_options(
-        self, iterations: int | None, ratio: int | None, kept: float | None, others: dict[str, Any]
-    ) -> None:
-        if refused := sorted({"position_ids", "is_causal"} & others.keys()):
-            raise ValueError(
-                f"{refused[0]}: places follow from attention_mask or document_lengths, and every token "
-                "may see later ones."
-            )
-        if iterations is not None and iterations < 1:
-            raise ValueError(f"num_iterations={iterations}: the core runs once at least.")
-        if ratio is not None and (ratio != int(ratio) or ratio < 1 or self.config.concept_init != "anchored"):
-            raise ValueError(
-                f"concept_ratio={ratio}: it is a whole number of tokens per concept, for concept_init='anchored'."
-            )
-        if kept is not None and not 0 < kept <= 1:
-            raise ValueError(f"kept_concepts={kept} must lie in (0, 1].")
 
     def _keep(self, concepts: Concepts, kept: float | None, batch: int) -> Concepts:
         """Concepts of a share `kept`, or of one drawn for each row in training with nested dropout."""
-        if kept is not None:
-            return keep_concepts(concepts, self.concepts.order(concepts.rank), kept)
         # CODEPATH: no preset drops concepts.
-        if not (self.training and self.config.nested_dropout):
-            return concepts
-        drawn, spared = torch.rand(2, batch, 1, device=concepts.states.device)
-        share = torch.where(spared < self.config.nested_dropout, 1 - drawn, 1)
-        return keep_concepts(concepts, self.concepts.order(concepts.rank), share)
+        if kept is None and self.training and self.config.nested_dropout:
+            kept = drawn_shares(self.config.nested_dropout, batch, concepts.states.device)
+        return concepts if kept is None else keep_concepts(concepts, self.concepts.order(concepts.rank), kept)
 
     def _exchange(
         self,
@@ -343,7 +374,7 @@ class ConceptEncoder(ConceptEncoderPreTrainedModel):
         The core, once or again and again. Returns concepts and token states, these of no use without `keep_tokens`.
         """
         states = concepts.states
-        total, tracked = self._iterations(num_iterations)
+        total, tracked = count_iterations(self.config, num_iterations, self.training)
         for i in range(total):
             if self.iterations is not None:
                 # Where the core starts from is put in again, so that no number of iterations forgets it.
@@ -373,43 +404,10 @@ class ConceptEncoder(ConceptEncoderPreTrainedModel):
     def _exchanging(
         self, tokens: torch.Tensor, concepts: Concepts, layout: TokenLayout, token_rotation: Rotation | None
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-        """Masks and rotations of reads, of concept layers and of write-back."""
+        """What tells reads, concept layers and write-back who may read whom."""
         rotation = self.rotate(tokens, concepts.positions)
-        # CODEPATH: no preset counts positions by content.
-        own_rotation = None if self.config.concept_positions == "cope" else rotation
-        slots, stream = layout.stream(tokens.shape[0]), concepts.stream
-        mixers = (READS[self.config.read_attention], type(self.layers[0].attention), ConceptAttention)
-        read, think, write = (takes_documents(self.config, mixer) for mixer in mixers)
-        reading = read_documents(stream, slots, read)
-        # CODEPATH: no preset has slot attention, in which unused concepts would win tokens.
-        if self.config.read_attention == "slot" and concepts.mask is not None:
-            in_use = concepts.mask[:, None, :, None]
-            reading = {"attention_mask": in_use & reading.get("attention_mask", in_use)}
-        return (
-            {**reading, "query_rotation": rotation, "key_rotation": token_rotation},
-            {**read_documents(stream, stream, think), "query_rotation": own_rotation, "key_rotation": own_rotation},
-            {
-                **read_documents(slots, stream, write),
-                "query_rotation": token_rotation,
-                "key_rotation": rotation,
-                # A row without a visible token reads its first slot, which has to stay 0.
-                "in_use": layout.mask,
-            },
-        )
-
-    def _iterations(self, wanted: int | None) -> tuple[int, int]:
-        """
-        How often the core runs, and how many of the last times carry gradients.
-
-        In training the number is drawn anew each time, so that the model works with any (arXiv 2502.05171, section 3);
-        a compiled model, whose graph has one number, draws none.
-        """
-        config = self.config
-        total = wanted or config.num_iterations
-        draws = self.training and config.sample_iterations and not torch.compiler.is_compiling()
-        if draws and wanted is None:
-            total = int(torch.randint(1, config.num_iterations + 1, ()))
-        return total, config.tracked_iterations or total
+        slots = layout.stream(tokens.shape[0])
+        return exchange_arguments(self.config, concepts, slots, rotation, token_rotation)
 
     def _core(
         self,
@@ -492,7 +490,7 @@ class ConceptEncoderForMaskedLM(ConceptEncoderPreTrainedModel):
         layout, _ = place_tokens(shape, attention_mask, document_lengths, max_document_length, places.device)
         if (layout.documents is None) != (documents is None):
             raise ValueError("decoded_documents: rows of several documents (document_lengths) need it, others do not.")
-        concepts = self._concepts(outputs, layout, concept_ratio, kept_concepts)
+        concepts = encoded_concepts(self.config, outputs, layout, self.model.concepts, concept_ratio, kept_concepts)
         word = None
         # CODEPATH: only `perceiver_v1` puts a word embedding into the query; what is unknown is the mask token.
         if self.config.decoder_query == "token+position":
@@ -520,6 +518,8 @@ class ConceptEncoderForMaskedLM(ConceptEncoderPreTrainedModel):
         **kwargs: Unpack[TransformersKwargs],
     ) -> ConceptMaskedLMOutput:
         r"""
+        inputs_embeds (`torch.FloatTensor` of shape `(batch_size, sequence_length, embedding_size)`, *optional*):
+            Word embeddings in the place of `input_ids`, as wide as the model's own (`config.embedding_size`).
         masked_positions (`torch.LongTensor` of shape `(batch_size, num_masked)`, *optional*):
             The positions that hold the mask token, -1 filling rows that have fewer. They alone are decoded. See
             [`ConceptEncoder.forward`] for what it promises about the visible tokens.
@@ -551,10 +551,10 @@ class ConceptEncoderForMaskedLM(ConceptEncoderPreTrainedModel):
             Whether to end with the concepts, with neither loss nor logits.
         """
         # As a parameter the stock Trainer would take it for labels, by its name, and evaluate without a loss.
-        label_smoothing = kwargs.pop("label_smoothing", 0.0)
-        places, residual = decoded_positions, self.config.decoder_token_residual
-        if places is not None:
-            self.decoder.check_elsewhere(places)
+        options = {"label_smoothing": kwargs.pop("label_smoothing", 0.0), "z_loss": z_loss, "kernel": loss_kernel}
+        elsewhere = decoded_positions is not None
+        if elsewhere:
+            self.decoder.check_elsewhere(decoded_positions)
         outputs = self.model(
             input_ids,
             attention_mask,
@@ -562,35 +562,29 @@ class ConceptEncoderForMaskedLM(ConceptEncoderPreTrainedModel):
             inputs_embeds,
             masked_positions,
             document_lengths,
-            output_token_states=places is None and not only_concepts,
+            output_token_states=not elsewhere and not only_concepts,
             return_dict=True,
             **kwargs,
         )
         shape = (input_ids if inputs_embeds is None else inputs_embeds).shape[:2]
-        if labels is not None and labels.shape != (shape if places is None else places.shape):
-            raise ValueError(f"labels of shape {tuple(labels.shape)} do not fit the positions that are decoded.")
-        given = {"hidden_states": outputs.hidden_states, "attentions": outputs.attentions}
-        if return_concepts or only_concepts:
-            given["concept_states"] = outputs.last_hidden_state
-            given["concept_mask"] = outputs.concept_mask
-            given["concept_documents"] = outputs.concept_documents
+        check_labels(labels, decoded_positions.shape if elsewhere else shape)
+        given = recorded(outputs) | (concepts_of(outputs) if return_concepts or only_concepts else {})
         if only_concepts:
             return ConceptMaskedLMOutput(**given)
-        wanted = masked_positions if places is None else None
-        if places is not None:
-            elsewhere = (places, decoded_documents, attention_mask, document_lengths)
-            states = self._decode_elsewhere(outputs, shape, *elsewhere, **kwargs)
+        wanted = None
+        if elsewhere:
+            places = (decoded_positions, decoded_documents, attention_mask, document_lengths)
+            states = self._decode_elsewhere(outputs, shape, *places, **kwargs)
         else:
+            wanted = masked_positions
             if wanted is None and labels is not None and not return_logits:
                 wanted = labelled_positions(labels)
             row = (input_ids, inputs_embeds, attention_mask, wanted, document_lengths)
+            residual = self.config.decoder_token_residual
             states = self._decode(outputs, *row, token_residual=residual, **kwargs)
-        states = self.head(states)
-        loss = None
+        states, loss = self.head(states), None
         if labels is not None:
-            targets = labels if wanted is None else labels_at(labels, wanted)
-            targets = targets if places is None else targets.masked_fill(places < 0, IGNORED)
-            options = {"label_smoothing": label_smoothing, "z_loss": z_loss, "kernel": loss_kernel}
+            targets = labels_of(labels, wanted, decoded_positions)
             loss = self._loss(states, targets, num_items_in_batch=kwargs.get("num_items_in_batch"), **options)
         logits = self.lm_head(states) if labels is None or return_logits else None
         return ConceptMaskedLMOutput(loss=loss, logits=logits, **given)
@@ -624,23 +618,35 @@ class ConceptEncoderPooledModel(ConceptEncoderPreTrainedModel):
         attention_mask: torch.Tensor | None,
         token_type_ids: torch.Tensor | None,
         inputs_embeds: torch.Tensor | None,
+        document_lengths: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, ConceptEncoderOutput]:
-        """Logits `[batch, num_labels]` of documents, and what the encoder gave."""
-        if kwargs.get("document_lengths") is not None:
-            raise ValueError("document_lengths: a row of several documents has no one class; give each a row.")
-        inputs = (input_ids, attention_mask, token_type_ids, inputs_embeds)
-        outputs = self.model(*inputs, output_token_states=True, return_dict=True, **kwargs)
+        """
+        Logits of documents, and what the encoder gave.
+
+        They are `[batch, num_labels]`, or with `document_lengths` `[batch, D, num_labels]`, zeros where a row has no
+        document.
+        """
+        row = (input_ids, attention_mask, token_type_ids, inputs_embeds)
+        kwargs["document_lengths"] = document_lengths
+        outputs = self.model(*row, output_token_states=True, return_dict=True, **kwargs)
+        given = input_ids if inputs_embeds is None else inputs_embeds
+        longest = kwargs.get("max_document_length")
+        layout, mask = place_tokens(given.shape[:2], attention_mask, document_lengths, longest, given.device)
+        documents = layout.documents
         if self.decoder is not None:
             residual = self.config.classifier_token_residual
             states = self._decode(outputs, input_ids, inputs_embeds, attention_mask, token_residual=residual, **kwargs)
-            mask = attention_mask
         # CODEPATH: no preset pools what the encoder gives.
         elif READOUTS[self.config.readout].states == "concepts":
-            states, mask = outputs.last_hidden_state, outputs.concept_mask
+            states, mask, documents = outputs.last_hidden_state, outputs.concept_mask, outputs.concept_documents
         else:
             states, mask = outputs.token_states, outputs.token_mask
-        return self.classifier(self.dropout(self.pooling(states, mask))), outputs
+            documents = layout._replace(index=outputs.token_index).slot_documents
+        if document_lengths is None:
+            return self.classifier(self.dropout(self.pooling(states, mask))), outputs
+        pooled = self.pooling(states, mask, documents, document_lengths.shape[1])
+        return self.classifier(self.dropout(pooled)) * (document_lengths > 0).unsqueeze(-1), outputs
 
 
 @auto_docstring(
@@ -659,18 +665,27 @@ class ConceptEncoderForSequenceClassificationViaDecoder(ConceptEncoderPooledMode
         token_type_ids: torch.LongTensor | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
         labels: torch.Tensor | None = None,
+        document_lengths: torch.LongTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
-    ) -> SequenceClassifierOutput:
+    ) -> ConceptSequenceClassifierOutput:
         r"""
+        inputs_embeds (`torch.FloatTensor` of shape `(batch_size, sequence_length, embedding_size)`, *optional*):
+            Word embeddings in the place of `input_ids`, as wide as the model's own (`config.embedding_size`).
         labels (`torch.Tensor` of shape `(batch_size,)` or `(batch_size, num_labels)`, *optional*):
             Classes (int64), values to regress (one label, or `problem_type="regression"`), or a 0/1 vector of labels
             (float). The loss is a mean, or the sum divided by `num_items_in_batch` where that is given.
+        document_lengths (`torch.LongTensor` of shape `(batch_size, num_documents)`, *optional*):
+            For rows that hold several documents end to end: their lengths in tokens, 0 behind the last one. Each of
+            them is classified: logits are `(batch_size, num_documents, num_labels)`, labels `(batch_size,
+            num_documents)` or like the logits. Where there is no document logits are 0 and labels are not read.
         """
-        logits, outputs = self._classify(input_ids, attention_mask, token_type_ids, inputs_embeds, **kwargs)
-        loss = None if labels is None else classification_loss(logits, labels, self.config, **kwargs)
-        return SequenceClassifierOutput(
-            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
-        )
+        inputs = (input_ids, attention_mask, token_type_ids, inputs_embeds)
+        logits, outputs = self._classify(*inputs, document_lengths=document_lengths, **kwargs)
+        loss = None
+        if labels is not None:
+            in_use = None if document_lengths is None else document_lengths > 0
+            loss = classification_loss(logits, labels, self.config, in_use, **kwargs)
+        return ConceptSequenceClassifierOutput(loss=loss, logits=logits, **recorded(outputs))
 
 
 @auto_docstring(
@@ -694,57 +709,26 @@ class ConceptEncoderForMultipleChoice(ConceptEncoderPooledModel):
         inputs_embeds: torch.FloatTensor | None = None,
         labels: torch.LongTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
-    ) -> MultipleChoiceModelOutput:
+    ) -> ConceptMultipleChoiceOutput:
         r"""
         input_ids (`torch.LongTensor` of shape `(batch_size, num_choices, sequence_length)`, *optional*):
             The texts to choose from.
+        inputs_embeds (`torch.FloatTensor`, *optional*):
+            Word embeddings in the place of `input_ids`, with `config.embedding_size` for a last axis.
         labels (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
             The right choices.
         """
+        if kwargs.get("document_lengths") is not None:
+            raise ValueError("document_lengths: each choice has a row of its own, [batch_size, num_choices, N].")
         given = input_ids if inputs_embeds is None else inputs_embeds
+        if given is None or given.dim() != (3 if inputs_embeds is None else 4):
+            raise ValueError("Choices are input_ids [batch_size, num_choices, N], or inputs_embeds with a width more.")
         inputs = (input_ids, attention_mask, token_type_ids, inputs_embeds)
         flat = (None if values is None else values.flatten(0, 1) for values in inputs)
         logits, outputs = self._classify(*flat, **kwargs)
         logits = logits.view(given.shape[:2])
         loss = None if labels is None else mean_cross_entropy(logits, labels, **kwargs)
-        return MultipleChoiceModelOutput(
-            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
-        )
-
-
-@auto_docstring(
-    custom_intro="""
-    What heads on the decoded state of every position share.
-    """
-)
-class ConceptEncoderDecodedModel(ConceptEncoderPreTrainedModel):
-    def __init__(self, config: ConceptEncoderConfig):
-        super().__init__(config)
-        self.num_labels = config.num_labels
-        self.model = ConceptEncoder(config)
-        self.decoder = ConceptDecoder(config)
-        self.dropout = nn.Dropout(config.classifier_dropout)
-        self.classifier = nn.Linear(config.hidden_size, self._num_outputs)
-        self.post_init()
-
-    @property
-    def _num_outputs(self) -> int:
-        return self.config.num_labels
-
-    def _label(
-        self,
-        input_ids: torch.Tensor | None,
-        attention_mask: torch.Tensor | None,
-        token_type_ids: torch.Tensor | None,
-        inputs_embeds: torch.Tensor | None,
-        **kwargs: Any,
-    ) -> tuple[torch.Tensor, ConceptEncoderOutput]:
-        """Logits `[batch, N, num_labels]` of positions, and what the encoder gave."""
-        inputs = (input_ids, attention_mask, token_type_ids, inputs_embeds)
-        outputs = self.model(*inputs, output_token_states=True, return_dict=True, **kwargs)
-        residual = self.config.classifier_token_residual
-        states = self._decode(outputs, input_ids, inputs_embeds, attention_mask, token_residual=residual, **kwargs)
-        return self.classifier(self.dropout(states)), outputs
+        return ConceptMultipleChoiceOutput(loss=loss, logits=logits, **recorded(outputs))
 
 
 @auto_docstring(
@@ -752,7 +736,16 @@ class ConceptEncoderDecodedModel(ConceptEncoderPreTrainedModel):
     The concept encoder with a classifier of tokens on the decoded state of every position.
     """
 )
-class ConceptEncoderForTokenClassification(ConceptEncoderDecodedModel):
+class ConceptEncoderForTokenClassification(ConceptEncoderPreTrainedModel):
+    def __init__(self, config: ConceptEncoderConfig):
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.model = ConceptEncoder(config)
+        self.decoder = ConceptDecoder(config)
+        self.dropout = nn.Dropout(config.classifier_dropout)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()
+
     @can_return_tuple
     @auto_docstring
     def forward(
@@ -763,18 +756,17 @@ class ConceptEncoderForTokenClassification(ConceptEncoderDecodedModel):
         inputs_embeds: torch.FloatTensor | None = None,
         labels: torch.LongTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
-    ) -> TokenClassifierOutput:
+    ) -> ConceptTokenClassifierOutput:
         r"""
+        inputs_embeds (`torch.FloatTensor` of shape `(batch_size, sequence_length, embedding_size)`, *optional*):
+            Word embeddings in the place of `input_ids`, as wide as the model's own (`config.embedding_size`).
         labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
             Classes of tokens, -100 where none is scored.
         """
-        logits, outputs = self._label(input_ids, attention_mask, token_type_ids, inputs_embeds, **kwargs)
-        loss = None
-        if labels is not None:
-            loss = mean_cross_entropy(logits, labels, **kwargs)
-        return TokenClassifierOutput(
-            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
-        )
+        states, outputs = self._decode_all(input_ids, attention_mask, token_type_ids, inputs_embeds, **kwargs)
+        logits = self.classifier(self.dropout(states))
+        loss = None if labels is None else mean_cross_entropy(logits, labels, **kwargs)
+        return ConceptTokenClassifierOutput(loss=loss, logits=logits, **recorded(outputs))
 
 
 @auto_docstring(
@@ -782,10 +774,19 @@ class ConceptEncoderForTokenClassification(ConceptEncoderDecodedModel):
     The concept encoder with scores of every position as start and as end of an answer.
     """
 )
-class ConceptEncoderForQuestionAnswering(ConceptEncoderDecodedModel):
-    @property
-    def _num_outputs(self) -> int:
-        return 2
+class ConceptEncoderForQuestionAnswering(ConceptEncoderPreTrainedModel):
+    # As in BERT; `classifier` is what heads have that classify.
+    _former_names = {"classifier": "qa_outputs"}
+
+    def __init__(self, config: ConceptEncoderConfig):
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.model = ConceptEncoder(config)
+        self.decoder = ConceptDecoder(config)
+        self.dropout = nn.Dropout(config.classifier_dropout)
+        self.qa_outputs = nn.Linear(config.hidden_size, 2)
+        self.register_load_state_dict_pre_hook(rename_former)
+        self.post_init()
 
     @can_return_tuple
     @auto_docstring
@@ -798,25 +799,24 @@ class ConceptEncoderForQuestionAnswering(ConceptEncoderDecodedModel):
         start_positions: torch.LongTensor | None = None,
         end_positions: torch.LongTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
-    ) -> QuestionAnsweringModelOutput:
+    ) -> ConceptQuestionAnsweringOutput:
         r"""
+        inputs_embeds (`torch.FloatTensor` of shape `(batch_size, sequence_length, embedding_size)`, *optional*):
+            Word embeddings in the place of `input_ids`, as wide as the model's own (`config.embedding_size`).
         start_positions, end_positions (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
-            First and last token of the answer; a position outside the row is not scored.
+            First and last token of the answer; a position outside the row is not scored. In a row of several documents
+            (`document_lengths`) one of them has it.
         """
-        logits, outputs = self._label(input_ids, attention_mask, token_type_ids, inputs_embeds, **kwargs)
-        start_logits, end_logits = logits.unbind(dim=-1)
+        states, outputs = self._decode_all(input_ids, attention_mask, token_type_ids, inputs_embeds, **kwargs)
+        start_logits, end_logits = self.qa_outputs(self.dropout(states)).unbind(dim=-1)
         loss = None
         if start_positions is not None and end_positions is not None:
             ends = torch.stack([start_positions.view(-1), end_positions.view(-1)])
-            ends = ends.masked_fill((ends < 0) | (ends >= logits.shape[1]), -100)
+            ends = ends.masked_fill((ends < 0) | (ends >= states.shape[1]), -100)
             scores = torch.cat([start_logits, end_logits])
             loss = mean_cross_entropy(scores, ends.flatten(), **kwargs)
-        return QuestionAnsweringModelOutput(
-            loss=loss,
-            start_logits=start_logits,
-            end_logits=end_logits,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
+        return ConceptQuestionAnsweringOutput(
+            loss=loss, start_logits=start_logits, end_logits=end_logits, **recorded(outputs)
         )
 
 
@@ -846,6 +846,8 @@ class ConceptEncoderForTextEncoding(TextEncodingMixin, ConceptEncoderPreTrainedM
         **kwargs: Unpack[TransformersKwargs],
     ) -> ConceptEmbeddingOutput:
         r"""
+        inputs_embeds (`torch.FloatTensor` of shape `(batch_size, sequence_length, embedding_size)`, *optional*):
+            Word embeddings in the place of `input_ids`, as wide as the model's own (`config.embedding_size`).
         document_lengths (`torch.LongTensor` of shape `(batch_size, num_documents)`, *optional*):
             For rows that hold several documents end to end: their lengths in tokens, 0 behind the last one. See
             [`ConceptEncoder.forward`].
@@ -860,21 +862,19 @@ class ConceptEncoderForTextEncoding(TextEncodingMixin, ConceptEncoderPreTrainedM
             **kwargs,
         )
         mask, documents = outputs.concept_mask, outputs.concept_documents
+        if document_lengths is not None:
+            documents = documents_or_one(documents, mask)
         # In half precision sums of many concepts, and what is left after, would order near neighbours by chance.
         dtype = torch.promote_types(outputs.last_hidden_state.dtype, torch.float32)
         concepts = outputs.last_hidden_state.to(dtype)
-        if document_lengths is None:
-            means = masked_mean(concepts, mask)
-        else:
-            documents = torch.zeros_like(mask) if documents is None else documents
-            means = segment_means(concepts, documents, document_lengths.shape[1], mask != 0)
+        number = None if document_lengths is None else document_lengths.shape[1]
+        means = document_means(concepts, mask, documents, number)
         return ConceptEmbeddingOutput(
             embeddings=nn.functional.normalize(means, dim=-1),
             concept_embeddings=nn.functional.normalize(concepts, dim=-1),
             concept_mask=mask,
             concept_documents=documents,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
+            **recorded(outputs),
         )
 
 

@@ -16,7 +16,13 @@
 from dataclasses import dataclass
 
 import torch
-from transformers.modeling_outputs import MaskedLMOutput
+from transformers.modeling_outputs import (
+    MaskedLMOutput,
+    MultipleChoiceModelOutput,
+    QuestionAnsweringModelOutput,
+    SequenceClassifierOutput,
+    TokenClassifierOutput,
+)
 from transformers.utils import ModelOutput, auto_docstring
 
 
@@ -44,6 +50,15 @@ class ConceptEncoderOutput(ModelOutput):
         Index in `input_ids` of each of `token_states`; `None` if they are in place.
     token_mask (`torch.BoolTensor` of shape `(batch_size, num_visible)`, *optional*):
         Which of `token_states` are in use; `None` if all are.
+    hidden_states (`tuple[torch.FloatTensor, ...]`, *optional*):
+        Concepts `(batch_size, num_concepts, hidden_size)` after the first read and after each concept layer, the last
+        of them normalised. Given if `output_hidden_states=True`.
+    attentions (`tuple[torch.FloatTensor, ...]`, *optional*):
+        Weights `(batch_size, num_heads, num_concepts, num_concepts)` of each concept layer, by which concepts read
+        each other. Given if `output_attentions=True`, with `attn_implementation="eager"`.
+    cross_attentions (`tuple[torch.FloatTensor, ...]`, *optional*):
+        Weights `(batch_size, num_heads, num_concepts, num_visible)` of each read, by which concepts read tokens. Given
+        as `attentions` are.
     """
 
     last_hidden_state: torch.FloatTensor | None = None
@@ -66,6 +81,12 @@ class ConceptEncoderOutput(ModelOutput):
 @dataclass
 class ConceptMaskedLMOutput(MaskedLMOutput):
     r"""
+    hidden_states (`tuple[torch.FloatTensor, ...]`, *optional*):
+        Of the encoder's concepts, see [`ConceptEncoderOutput`].
+    attentions (`tuple[torch.FloatTensor, ...]`, *optional*):
+        Of concepts on concepts in the encoder, see [`ConceptEncoderOutput`].
+    cross_attentions (`tuple[torch.FloatTensor, ...]`, *optional*):
+        Of concepts on tokens in the encoder, see [`ConceptEncoderOutput`].
     concept_states (`torch.FloatTensor` of shape `(batch_size, num_concepts, hidden_size)`, *optional*):
         The concepts, see [`ConceptEncoderOutput`], for losses on them. Given if `return_concepts=True` or
         `only_concepts=True`, as is what follows.
@@ -75,6 +96,7 @@ class ConceptMaskedLMOutput(MaskedLMOutput):
         Which document of its row each concept belongs to, for rows of several.
     """
 
+    cross_attentions: tuple[torch.FloatTensor, ...] | None = None
     concept_states: torch.FloatTensor | None = None
     concept_mask: torch.LongTensor | None = None
     concept_documents: torch.LongTensor | None = None
@@ -98,6 +120,12 @@ class ConceptEmbeddingOutput(ModelOutput):
         Concepts in use.
     concept_documents (`torch.LongTensor` of shape `(batch_size, num_concepts)`, *optional*):
         Which document of its row each concept belongs to. Given for rows of several.
+    hidden_states (`tuple[torch.FloatTensor, ...]`, *optional*):
+        Of the encoder's concepts, see [`ConceptEncoderOutput`].
+    attentions (`tuple[torch.FloatTensor, ...]`, *optional*):
+        Of concepts on concepts in the encoder, see [`ConceptEncoderOutput`].
+    cross_attentions (`tuple[torch.FloatTensor, ...]`, *optional*):
+        Of concepts on tokens in the encoder, see [`ConceptEncoderOutput`].
     """
 
     embeddings: torch.FloatTensor | None = None
@@ -106,3 +134,98 @@ class ConceptEmbeddingOutput(ModelOutput):
     concept_documents: torch.LongTensor | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
     attentions: tuple[torch.FloatTensor, ...] | None = None
+    cross_attentions: tuple[torch.FloatTensor, ...] | None = None
+
+
+@auto_docstring(
+    custom_intro="""
+    What the classifier of documents gives.
+    """
+)
+@dataclass
+class ConceptSequenceClassifierOutput(SequenceClassifierOutput):
+    r"""
+    hidden_states (`tuple[torch.FloatTensor, ...]`, *optional*):
+        Of the encoder's concepts, see [`ConceptEncoderOutput`].
+    attentions (`tuple[torch.FloatTensor, ...]`, *optional*):
+        Of concepts on concepts in the encoder, see [`ConceptEncoderOutput`].
+    cross_attentions (`tuple[torch.FloatTensor, ...]`, *optional*):
+        Of concepts on tokens in the encoder, see [`ConceptEncoderOutput`].
+    """
+
+    cross_attentions: tuple[torch.FloatTensor, ...] | None = None
+
+
+@auto_docstring(
+    custom_intro="""
+    What the model of choices gives. What the encoder recorded has a row for each choice.
+    """
+)
+@dataclass
+class ConceptMultipleChoiceOutput(MultipleChoiceModelOutput):
+    r"""
+    hidden_states (`tuple[torch.FloatTensor, ...]`, *optional*):
+        Of the encoder's concepts, see [`ConceptEncoderOutput`].
+    attentions (`tuple[torch.FloatTensor, ...]`, *optional*):
+        Of concepts on concepts in the encoder, see [`ConceptEncoderOutput`].
+    cross_attentions (`tuple[torch.FloatTensor, ...]`, *optional*):
+        Of concepts on tokens in the encoder, see [`ConceptEncoderOutput`].
+    """
+
+    cross_attentions: tuple[torch.FloatTensor, ...] | None = None
+
+
+@auto_docstring(
+    custom_intro="""
+    What the classifier of tokens gives.
+    """
+)
+@dataclass
+class ConceptTokenClassifierOutput(TokenClassifierOutput):
+    r"""
+    hidden_states (`tuple[torch.FloatTensor, ...]`, *optional*):
+        Of the encoder's concepts, see [`ConceptEncoderOutput`].
+    attentions (`tuple[torch.FloatTensor, ...]`, *optional*):
+        Of concepts on concepts in the encoder, see [`ConceptEncoderOutput`].
+    cross_attentions (`tuple[torch.FloatTensor, ...]`, *optional*):
+        Of concepts on tokens in the encoder, see [`ConceptEncoderOutput`].
+    """
+
+    cross_attentions: tuple[torch.FloatTensor, ...] | None = None
+
+
+@auto_docstring(
+    custom_intro="""
+    What the model of answers gives.
+    """
+)
+@dataclass
+class ConceptQuestionAnsweringOutput(QuestionAnsweringModelOutput):
+    r"""
+    hidden_states (`tuple[torch.FloatTensor, ...]`, *optional*):
+        Of the encoder's concepts, see [`ConceptEncoderOutput`].
+    attentions (`tuple[torch.FloatTensor, ...]`, *optional*):
+        Of concepts on concepts in the encoder, see [`ConceptEncoderOutput`].
+    cross_attentions (`tuple[torch.FloatTensor, ...]`, *optional*):
+        Of concepts on tokens in the encoder, see [`ConceptEncoderOutput`].
+    """
+
+    cross_attentions: tuple[torch.FloatTensor, ...] | None = None
+
+
+def recorded(outputs: ConceptEncoderOutput) -> dict[str, tuple[torch.FloatTensor, ...] | None]:
+    """What the encoder recorded because it was asked to, for the output of a head."""
+    return {
+        "hidden_states": outputs.hidden_states,
+        "attentions": outputs.attentions,
+        "cross_attentions": outputs.cross_attentions,
+    }
+
+
+def concepts_of(outputs: ConceptEncoderOutput) -> dict[str, torch.Tensor | None]:
+    """The concepts of the encoder, for the output of the masked language model."""
+    return {
+        "concept_states": outputs.last_hidden_state,
+        "concept_mask": outputs.concept_mask,
+        "concept_documents": outputs.concept_documents,
+    }

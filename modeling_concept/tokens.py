@@ -172,6 +172,32 @@ def place_tokens(
     return TokenLayout(length, longest, positions, in_use.sum(dim=1, keepdim=True)), in_use
 
 
+def given_tokens(
+    input_ids: torch.Tensor | None,
+    inputs_embeds: torch.Tensor | None,
+    token_type_ids: torch.Tensor | None,
+    masked_positions: torch.Tensor | None,
+) -> torch.Tensor:
+    """
+    Ids `[batch, N]` or embeddings `[batch, N, embedding_size]`, whichever are given.
+
+    Raises:
+        `ValueError`: for both or none of them, and for shapes that do not fit, naming the argument.
+    """
+    if (input_ids is None) == (inputs_embeds is None):
+        raise ValueError("You must specify exactly one of input_ids or inputs_embeds")
+    name, given, axes = ("input_ids", input_ids, 2) if inputs_embeds is None else ("inputs_embeds", inputs_embeds, 3)
+    if given.dim() != axes:
+        raise ValueError(f"{name} of shape {tuple(given.shape)} have {given.dim()} axes, not {axes}.")
+    shape = tuple(given.shape[:2])
+    # One row of types may stand for all.
+    if token_type_ids is not None and tuple(token_type_ids.shape) not in (shape, (1, shape[1])):
+        raise ValueError(f"token_type_ids of shape {tuple(token_type_ids.shape)} do not fit inputs {shape}.")
+    if masked_positions is not None and (masked_positions.dim() != 2 or masked_positions.shape[0] != shape[0]):
+        raise ValueError(f"masked_positions of shape {tuple(masked_positions.shape)} do not fit inputs {shape}.")
+    return given
+
+
 def check_inputs(
     config: PreTrainedConfig,
     shape: torch.Size,
@@ -185,6 +211,8 @@ def check_inputs(
     Raises:
         `ValueError`: naming the argument.
     """
+    if 0 in shape:
+        raise ValueError(f"Inputs of shape {tuple(shape)} hold no token.")
     if document_lengths is not None and attention_mask is not None:
         raise ValueError("You cannot specify both attention_mask and document_lengths")
     if document_lengths is not None and (document_lengths.dim() != 2 or len(document_lengths) != shape[0]):
@@ -200,6 +228,34 @@ def check_inputs(
             f"{longest} tokens are more than the {config.max_position_embeddings} learned positions "
             "(max_position_embeddings) of this model; position_embedding='rope' takes any length."
         )
+
+
+def check_options(
+    config: PreTrainedConfig,
+    num_iterations: int | None,
+    concept_ratio: int | None,
+    kept_concepts: float | None,
+    others: dict[str, Any],
+) -> None:
+    """
+    Refuse arguments of `ConceptEncoder.forward` that have no meaning, and `others` that it does not have.
+
+    Raises:
+        `ValueError`: naming the argument.
+    """
+    if refused := sorted({"position_ids", "is_causal"} & others.keys()):
+        raise ValueError(
+            f"{refused[0]}: places follow from attention_mask or document_lengths, and every token may see later ones."
+        )
+    if num_iterations is not None and num_iterations < 1:
+        raise ValueError(f"num_iterations={num_iterations}: the core runs once at least.")
+    ratio, kept = concept_ratio, kept_concepts
+    if ratio is not None and (ratio != int(ratio) or ratio < 1 or config.concept_init != "anchored"):
+        raise ValueError(
+            f"concept_ratio={ratio}: it is a whole number of tokens per concept, for concept_init='anchored'."
+        )
+    if kept is not None and not 0 < kept <= 1:
+        raise ValueError(f"kept_concepts={kept} must lie in (0, 1].")
 
 
 def dropped_tokens(
