@@ -12,7 +12,7 @@ made: a passage and the one behind it (1), and a passage and one of another text
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -227,10 +227,22 @@ def main(arguments: Sequence[str]) -> dict[str, dict[str, float]]:
 def _pairs_of_folder(options: argparse.Namespace, tokenizer: PreTrainedTokenizerBase) -> TextPairs:
     texts = find_texts(Path(options.pairs), options.glob, column="")
     check_texts(texts, options.pairs, skip=False)
+    return pairs_of_texts(zip(texts.names, texts, strict=True), tokenizer, options.num_pairs)
+
+
+def pairs_of_texts(
+    texts: Iterable[tuple[str, str]], tokenizer: PreTrainedTokenizerBase, number: int, seed: int = 0
+) -> TextPairs:
+    """
+    `neighbour_pairs` of passages of `PASSAGE_TOKENS` tokens of texts `(name, text)`.
+
+    Raises:
+        ValueError: as `neighbour_pairs`.
+    """
     passages: dict[str, list[str]] = {}
-    for passage in split_texts(zip(texts.names, texts, strict=True), tokenizer, PASSAGE_TOKENS, overlap=0):
+    for passage in split_texts(texts, tokenizer, PASSAGE_TOKENS, overlap=0):
         passages.setdefault(passage.name, []).append(passage.text)
-    return neighbour_pairs(passages, options.num_pairs)
+    return neighbour_pairs(passages, number, seed)
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:

@@ -1,7 +1,7 @@
 # Copyright 2026 The Concept Encoder authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-Studies of fine-tuning: many runs of `run_glue.py` and `run_long_context.py` on one GPU, and what comes of them.
+Studies: many runs of the scripts of this repository on one GPU, and what comes of them.
 
     python -m benchmarks.studies keep sst2 boolq rfc_groups --package_dir PACKAGES --corpus CORPUS --output TASKS
     python -m benchmarks.studies cells recipes/studies/glue.yaml
@@ -12,6 +12,16 @@ Studies of fine-tuning: many runs of `run_glue.py` and `run_long_context.py` on 
 
 `run` does what is left of a study: cells whose records are in WORK, or in `--known` files, are done. `collect` adds
 records to those archived in benchmarks/results/NAME_runs.jsonl, and writes figures and tables of all.
+
+Studies that pretrain (concepts) read texts instead of tasks, and settle numbers of steps and weights by the records of
+their groups `pace` and `sweep`, which come first:
+
+    python -m benchmarks.studies keep_text imdb books --corpus CORPUS --tokenizer_name TOKENIZER --tasks TASKS \
+        --output TEXT
+    python -m benchmarks.studies run recipes/studies/concepts.yaml --only pace --tasks TEXT --work WORK \
+        --output concepts.jsonl                                                 # alone on the GPU
+    python -m benchmarks.studies run recipes/studies/concepts.yaml --only sweep ... --side_by_side 4
+    python -m benchmarks.studies run recipes/studies/concepts.yaml --only main ... --side_by_side 4
 """
 
 import argparse
@@ -19,16 +29,21 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.results import RESULTS, Figure, Table, merge_results
-from benchmarks.studies import glue, long_context
+from benchmarks.results import RESULTS, ROOT, Figure, Table, merge_results
+from benchmarks.studies import concepts, glue, long_context
 from benchmarks.studies.cells import read_study
-from benchmarks.studies.records import Record, read_records, write_records
+from benchmarks.studies.records import Record, device_name, read_records, write_records
 from benchmarks.studies.scheduler import run_study
+from benchmarks.studies.settling import settle
 from benchmarks.studies.worker import Places
 from evaluation_concept.errors import exit_code
 
 Summary = Callable[[Mapping[str, Record]], tuple[dict[str, Figure], list[Table]]]
-SUMMARIES: dict[str, Summary] = {"glue": glue.summarise, "long_context": long_context.summarise}
+SUMMARIES: dict[str, Summary] = {
+    "concepts": concepts.summarise,
+    "glue": glue.summarise,
+    "long_context": long_context.summarise,
+}
 
 
 def main(arguments: Sequence[str], results: Path = RESULTS) -> None:
@@ -50,6 +65,18 @@ def keep(options: argparse.Namespace, results: Path) -> None:
     keep_tasks(options.names, options.package_dir, options.output, options.corpus, options.most_characters)
 
 
+def keep_texts(options: argparse.Namespace, results: Path) -> None:
+    """Take text to pretrain on from a corpus, and texts to measure concepts on."""
+    from benchmarks.studies.text import Selection, keep_text
+
+    sizes = options.most_tokens, options.most_held_out
+    about = keep_text(
+        Selection(options.corpus, options.sources, options.tokenizer_name, options.tasks, *sizes), options.output
+    )
+    for name, counts in about.items():
+        print(name, ", ".join(f"{number:,} {kind}" for kind, number in counts.items()))
+
+
 def list_cells(options: argparse.Namespace, results: Path) -> None:
     """Print the commands of a study."""
     for cell in read_study(options.study, options.only):
@@ -59,13 +86,19 @@ def list_cells(options: argparse.Namespace, results: Path) -> None:
 def run(options: argparse.Namespace, results: Path) -> None:
     """Run what is left of a study."""
     places = Places(options.models.resolve(), options.tasks.resolve(), options.work.resolve(), options.commit)
-    failed = run_study(
+    known = read_records(options.known)
+    here = read_records(sorted(places.record_folder.glob("*.jsonl")))
+    cells, missing = settle(
         read_study(options.study, options.only),
-        places,
-        options.output,
-        side_by_side=options.side_by_side,
-        budget=options.budget,
-        known=read_records(options.known),
+        read_study(options.study),
+        known | here,
+        device_name(),
+        concepts.choose_weight,
+    )
+    for name, reason in missing.items():
+        print(f"{name}: left out, {reason}", flush=True)
+    failed = run_study(
+        cells, places, options.output, side_by_side=options.side_by_side, budget=options.budget, known=known
     )
     if failed:
         raise ChildProcessError(f"{len(failed)} cells failed; {places.work / 'logs'} says why")
@@ -99,10 +132,18 @@ def collect(options: argparse.Namespace, results: Path) -> None:
         print(f"{key}: {figure.value:.4g} ({figure.note})")
 
 
+def draw(options: argparse.Namespace, results: Path) -> None:
+    """Draw what the archived records of the study of concepts give."""
+    from benchmarks.studies.plots import plot_concepts
+
+    plot_concepts(read_records([results / "concepts_runs.jsonl"]), options.output)
+
+
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.studies", description="Many runs of fine-tuning.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_keep(commands.add_parser("keep", help="read tasks from packages into files that travel"))
+    _add_keep_text(commands.add_parser("keep_text", help="take texts from a corpus into files that travel"))
     listing = commands.add_parser("cells", help="print the commands of a study")
     running = commands.add_parser("run", help="run what is left of a study")
     for each in (listing, running):
@@ -121,6 +162,9 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     collecting.add_argument("name", choices=sorted(SUMMARIES), help="of the results file")
     collecting.add_argument("files", type=Path, nargs="*", help="records (default: those archived before)")
     collecting.set_defaults(command=collect)
+    drawing = commands.add_parser("draw", help="draw the archived study of concepts")
+    drawing.add_argument("--output", type=Path, default=ROOT / "docs" / "concepts.png", help="PNG file")
+    drawing.set_defaults(command=draw)
     return parser.parse_args(arguments)
 
 
@@ -133,9 +177,20 @@ def _add_keep(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(command=keep)
 
 
+def _add_keep_text(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("sources", nargs="+", metavar="SOURCE", help="sources of the corpus")
+    parser.add_argument("--corpus", type=Path, required=True, help="built corpus")
+    parser.add_argument("--tokenizer_name", type=Path, required=True, help="folder; counts tokens, and is copied")
+    parser.add_argument("--tasks", type=Path, required=True, help="folder that `keep` wrote mrpc to, for pairs")
+    parser.add_argument("--output", type=Path, required=True, help="folder that gets the files")
+    parser.add_argument("--most_tokens", type=int, default=20_000_000, help="to train on (default: %(default)s)")
+    parser.add_argument("--most_held_out", type=int, default=700_000, help="in each other file (default: %(default)s)")
+    parser.set_defaults(command=keep_texts)
+
+
 def _add_run(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--models", type=Path, required=True, help="folder of pretrained models, by nickname")
-    parser.add_argument("--tasks", type=Path, required=True, help="folder that `keep` wrote")
+    parser.add_argument("--models", type=Path, default=Path("models"), help="folder of pretrained models, by nickname")
+    parser.add_argument("--tasks", type=Path, required=True, help="folder that `keep` or `keep_text` wrote")
     parser.add_argument("--work", type=Path, required=True, help="folder of runs, records and logs")
     parser.add_argument("--output", type=Path, required=True, help="file that gets all records")
     parser.add_argument("--side_by_side", type=int, default=1, help="processes (default: %(default)s)")

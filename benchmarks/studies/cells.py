@@ -3,18 +3,20 @@
 """A study as a YAML file lists it: runs of a script for all models and tasks of a group, by their settings."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-SCRIPTS = ("run_glue", "run_long_context", "run_mlm")
+SCRIPTS = ("run_glue", "run_long_context", "run_mlm", "benchmarks.studies.pretraining")
 # Stand for folders that every machine has elsewhere: where pretrained models are, tasks, and what cells leave.
 MODELS, TASKS, CELLS = "MODELS", "TASKS", "CELLS"
 PLACES = (MODELS, TASKS, CELLS)
 KEYS = {"script", "arguments", "models", "groups"}
-GROUP_KEYS = {"script", "arguments", "models", "tasks", "variants"}
+GROUP_KEYS = {"script", "arguments", "models", "tasks", "variants", "seeds", "weights"}
+# Stands in arguments for what a group lists as `weights`.
+WEIGHT = "WEIGHT"
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,10 @@ class Cell:
         task: name; "" for a run that has none.
         script: one of `SCRIPTS`.
         arguments: of the script, places by their names.
+        seed: of the run, where the study has a cell for each.
+        weight: that stands for `WEIGHT` in its arguments.
+        chosen_in: group whose records say which weight that is to be, until it is known.
+        calibration: what its number of steps was derived from.
     """
 
     group: str
@@ -37,16 +43,23 @@ class Cell:
     task: str
     script: str
     arguments: Mapping[str, Any]
+    seed: int | None = None
+    weight: float | None = None
+    chosen_in: str = ""
+    calibration: Mapping[str, Any] | None = None
 
     @property
     def name(self) -> str:
         """Unique in the study, and a name for a folder."""
-        return "-".join(filter(None, (self.group, self.model, self.variant, self.task)))
+        weight = "" if self.weight is None or self.chosen_in else f"{self.weight:g}"
+        seed = "" if self.seed is None else f"seed_{self.seed}"
+        return "-".join(filter(None, (self.group, self.model, self.variant, weight, self.task, seed)))
 
     @property
     def command(self) -> str:
         """As it is typed in the root of the repository, the places put in."""
-        return f"python {self.script}.py {' '.join(as_flags(self.arguments))}"
+        script = f"-m {self.script}" if "." in self.script else f"{self.script}.py"
+        return f"python {script} {' '.join(as_flags(self.arguments))}"
 
     @property
     def needs(self) -> set[str]:
@@ -70,9 +83,11 @@ class Cell:
 
 
 def as_flags(arguments: Mapping[str, Any]) -> list[str]:
-    """Settings as a command line."""
+    """Settings as a command line; one that is a mapping is written `key=value,key=value`."""
     flags = []
     for name, value in arguments.items():
+        if isinstance(value, dict):
+            value = ",".join(f"{key}={item}" for key, item in value.items())
         flags += [f"--{name}", *map(str, value)] if isinstance(value, list) else [f"--{name}", str(value)]
     return flags
 
@@ -85,7 +100,7 @@ def resolve(value: Any, places: Mapping[str, Path]) -> Any:
 
 def read_study(path: Path, only: Sequence[str] = ()) -> list[Cell]:
     """
-    The cells of a study in their order: task by task, in it all variants, in these all models.
+    The cells of a study in their order: seed by seed, if a cell has one, task by task, all variants, all models.
 
     Args:
         path: of the YAML file.
@@ -102,6 +117,7 @@ def read_study(path: Path, only: Sequence[str] = ()) -> list[Cell]:
     if unknown := [name for name in only if name not in study["groups"]]:
         raise ValueError(f"{path} has no group {unknown[0]!r}; it has: {', '.join(study['groups'])}")
     names = only or list(study["groups"])
+    _check_choices(path, study)
     cells = [cell for name in names for cell in _read_group(path, study, name)]
     if len({cell.name for cell in cells}) < len(cells):
         raise ValueError(f"{path} lists some cells twice")
@@ -118,13 +134,53 @@ def _read_group(path: Path, study: Mapping[str, Any], name: str) -> Iterator[Cel
     if unknown := [model for model in group["models"] if model not in known]:
         raise ValueError(f"{path}, {name}: there is no model {unknown[0]!r}; there are: {', '.join(known)}")
     shared = study.get("arguments", {}) if script == study.get("script") else {}
-    for task, own in (group.get("tasks") or {"": {}}).items():
-        for variant, changes in (group.get("variants") or {"": {}}).items():
-            for model in group["models"]:
-                asked = {"task_name": [task]} if task else {}
-                parts = (shared, known[model], asked, group.get("arguments"), own, changes)
-                arguments = {key: value for part in parts for key, value in (part or {}).items()}
-                yield Cell(name, model, variant, task, script, arguments)
+    for seed in group.get("seeds") or [None]:
+        for task, own in (group.get("tasks") or {"": {}}).items():
+            for variant, changes in (group.get("variants") or {"": {}}).items():
+                for model in group["models"]:
+                    asked = {"task_name": [task]} if task else {}
+                    seeded = {} if seed is None else {"seed": seed}
+                    arguments = _merge(shared, known[model], asked, group.get("arguments"), own, changes, seeded)
+                    cell = Cell(name, model, variant, task, script, arguments, seed)
+                    yield from _weigh(path, cell, group.get("weights"))
+
+
+def _merge(*parts: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Later settings replace earlier ones, mappings key by key; one that is nothing is left out."""
+    merged: dict[str, Any] = {}
+    for part in parts:
+        for key, value in (part or {}).items():
+            both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+            merged[key] = merged[key] | value if both else value
+    return {key: value for key, value in merged.items() if value is not None}
+
+
+def _weigh(path: Path, cell: Cell, weights: list[float] | str | None) -> Iterator[Cell]:
+    """The cell, if it has a place for a weight, with each of `weights`, or with one that is yet to be chosen."""
+    if not any(WEIGHT in value for value in cell.arguments.values() if isinstance(value, str)):
+        yield cell
+    elif isinstance(weights, str):
+        yield replace(cell, chosen_in=weights)
+    elif weights:
+        yield from (with_weight(cell, weight) for weight in weights)
+    else:
+        raise ValueError(f"{path}, {cell.group}: {cell.variant} has a {WEIGHT}, and the group no weights")
+
+
+def with_weight(cell: Cell, weight: float) -> Cell:
+    """The cell with a number where its arguments have `WEIGHT`."""
+    arguments = {
+        key: value.replace(WEIGHT, f"{weight:g}") if isinstance(value, str) else value
+        for key, value in cell.arguments.items()
+    }
+    return replace(cell, arguments=arguments, weight=weight)
+
+
+def _check_choices(path: Path, study: Mapping[str, Any]) -> None:
+    for name, group in study["groups"].items():
+        weights = group.get("weights")
+        if isinstance(weights, str) and weights not in study["groups"]:
+            raise ValueError(f"{path}, {name}: weights are those of {weights!r}, which is no group")
 
 
 def _check_keys(path: Path, content: Mapping[str, Any], known: set[str]) -> None:

@@ -99,10 +99,15 @@ def without_overlaps(tasks: Sequence[TaskData], paragraphs: Iterable[str]) -> li
     whole if it has 8 words to 12.
     """
     scored = (text for task in tasks for some in task.evaluation.values() for column in some.texts for text in column)
-    index = OverlapIndex(("scored", text) for text in scored)
-    found = [normalise(paragraph) for paragraph, _ in find_overlaps(paragraphs, index)]
-    runs = {length: _runs(found, length) for length in range(MIN_RUN_LENGTH, RUN_LENGTH + 1)}
+    runs = shared_runs(scored, paragraphs)
     return [_without(task, runs) for task in tasks]
+
+
+def shared_runs(texts: Iterable[str], paragraphs: Iterable[str]) -> dict[int, set[bytes]]:
+    """By length, the runs of words of those paragraphs that overlap with a text; see `shares_run`."""
+    index = OverlapIndex(("scored", text) for text in texts)
+    found = [normalise(paragraph) for paragraph, _ in find_overlaps(paragraphs, index)]
+    return {length: _runs(found, length) for length in range(MIN_RUN_LENGTH, RUN_LENGTH + 1)}
 
 
 def _runs(texts: Iterable[list[bytes]], length: int) -> set[bytes]:
@@ -118,11 +123,13 @@ def _without(data: TaskData, runs: dict[int, set[bytes]]) -> TaskData:
     for split, examples in data.evaluation.items():
         overlaps: np.ndarray = np.zeros(len(examples), dtype=bool)
         for column in examples.texts:
-            overlaps |= [_is_in(normalise(text), runs) for text in column]
+            overlaps |= [shares_run(text, runs) for text in column]
         evaluation[split] = examples.take(np.flatnonzero(~overlaps))
     return replace(data, evaluation=evaluation)
 
 
-def _is_in(words: list[bytes], runs: dict[int, set[bytes]]) -> bool:
+def shares_run(text: str, runs: dict[int, set[bytes]]) -> bool:
+    """Whether 13 words in a row of a text, or all of one of 8 to 12, are among `shared_runs`."""
+    words = normalise(text)
     length = min(len(words), RUN_LENGTH)
     return length >= MIN_RUN_LENGTH and any(run in runs[length] for run in _runs_of(words, length))

@@ -63,6 +63,8 @@ def make_record(cell: Cell, results: Any, predictions: Predictions | None, **fac
         "model": cell.model,
         "variant": cell.variant,
         "task": cell.task,
+        **({} if cell.seed is None else {"seed": cell.seed}),
+        **({} if cell.weight is None else {"weight": cell.weight}),
         "command": cell.command,
         **origin(),
         "results": results,

@@ -96,12 +96,15 @@ def perform(cell: Cell, places: Places) -> Record:
         "weights": {name: weights_digest(folder) for name, folder in models.items()},
         "pretraining": {name: _pretraining(folder) for name, folder in models.items()},
         **({"commit": places.commit} if places.commit else {}),
+        **({"calibration": dict(cell.calibration)} if cell.calibration else {}),
     }
     folder = named[CELLS] / cell.name
     own = results["tasks"][cell.task] if cell.task else results
     record = make_record(cell, own, read_predictions(folder, cell.task) if cell.task else None, **facts)
     write_records(places.record(cell), {cell.name: record})
     gc.collect()
+    # Compiled code of a model that is gone counts towards what the compiler keeps of a function.
+    torch.compiler.reset()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     return record
