@@ -14,7 +14,6 @@ Fine-tune on GLUE, on tasks that ship in packages, or on files of one's own: a c
 are read, one that broke off goes on from its last checkpoint. Without --do_train the checkpoint is scored as it is.
 """
 
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -29,10 +28,18 @@ from training_concept.arguments import parse_dataclasses
 from training_concept.finetuning.arguments import ClassifierArguments, ExperimentArguments, FineTuningArguments
 from training_concept.finetuning.card import write_task_card
 from training_concept.finetuning.cell import FineTuner
+from training_concept.finetuning.claim import GLUE, claimed
 from training_concept.finetuning.data import drawn_rows
 from training_concept.finetuning.experiment import Outcome, Plan, run_task
-from training_concept.finetuning.model import classifier_config, tokenizer_for
-from training_concept.finetuning.results import RESULTS_FILE, compare, task_results, write_run
+from training_concept.finetuning.model import classifier_config, own_labels, tokenizer_for
+from training_concept.finetuning.results import (
+    PREDICTIONS_FOLDER,
+    check_comparable,
+    compare,
+    distinguished,
+    task_results,
+    write_run,
+)
 from training_concept.finetuning.task_arguments import TaskArguments, load_tasks
 from training_concept.logs import set_up_logging
 from training_concept.publishing.pushing import push_run
@@ -52,7 +59,9 @@ def main(arguments: Sequence[str]) -> dict[str, Any]:
     )
     set_up_logging(training_args)
     register_auto_classes()
-    loaded = load_tasks(task_args, model_args.cache_dir, model_args.token)
+    classes = None if training_args.do_train else own_labels(model_args)
+    with training_args.main_process_first():
+        loaded = load_tasks(task_args, model_args.cache_dir, model_args.token, classes)
     tasks = {data.task.name: _prepare(data, options, training_args) for data in loaded}
     _check(tasks, task_args, options, training_args)
     for data in tasks.values():
@@ -60,7 +69,14 @@ def main(arguments: Sequence[str]) -> dict[str, Any]:
     texts = (text for data in tasks.values() if data.train for column in data.train.texts for text in column)
     tokenizer = tokenizer_for(model_args, texts, options.max_seq_length)
     tuner = FineTuner(model_args, options, training_args, tokenizer)
-    folder = _claim(training_args)
+    with claimed(training_args, GLUE, (CELLS_FOLDER, SUBMISSION_FOLDER, PREDICTIONS_FOLDER)) as folder:
+        return _run_tasks(folder, tuner, tasks, task_args)
+
+
+def _run_tasks(
+    folder: Path, tuner: FineTuner, tasks: Mapping[str, TaskData], task_args: TaskArguments
+) -> dict[str, Any]:
+    training_args = tuner.training_args
     outcomes: dict[str, Outcome] = {}
     content: dict[str, Any] = {}
     for name, data in tasks.items():
@@ -100,36 +116,42 @@ def _check(
             raise ValueError(f"{name}: --do_train needs --train_file.")
         if args.do_train and data.train is None and not args.do_eval:
             raise ValueError(f"{name} is cross-validated: --do_train goes with --do_eval.")
-    if args.push_to_hub and (len(tasks) > 1 or any(data.task.folds for data in tasks.values())):
-        raise ValueError("--push_to_hub uploads one model: name one task, and none that is cross-validated.")
-    if lacking := [other for other in options.compare_with or [] if not (Path(other) / RESULTS_FILE).is_file()]:
-        raise ValueError(f"{lacking[0]} holds no {RESULTS_FILE} to compare with (--compare_with).")
-    if task_args.mnli_init and not (Path(task_args.mnli_init).exists() or "mnli" in tasks):
-        raise ValueError(f"--mnli_init {task_args.mnli_init} is not there, and mnli is not among the tasks.")
+    trains_one = args.do_train and len(tasks) == 1 and not any(data.task.folds for data in tasks.values())
+    if args.push_to_hub and not trains_one:
+        raise ValueError(
+            "--push_to_hub uploads one model: ask for --do_train, and name one task, which is not cross-validated."
+        )
+    for other in options.compare_with or []:
+        check_comparable({name: data.evaluation for name, data in tasks.items()}, Path(other))
+    if task_args.mnli_init and tasks.keys() & STARTED_FROM_MNLI:
+        _check_mnli(task_args.mnli_init, tasks, args)
 
 
-def _claim(training_args: FineTuningArguments) -> Path:
-    """The output folder, if it is empty or holds a run of this script, which goes on unless it is to be repeated."""
-    folder = Path(training_args.output_dir)
-    is_ours = (folder / CELLS_FOLDER).is_dir() or (folder / RESULTS_FILE).is_file()
-    if folder.is_dir() and any(folder.iterdir()) and not is_ours:
-        raise ValueError(f"{folder} is not empty and holds no run of this script. Choose another --output_dir.")
-    if training_args.overwrite_output_dir and training_args.process_index == 0:
-        for stale in (CELLS_FOLDER, SUBMISSION_FOLDER, "predictions"):
-            shutil.rmtree(folder / stale, ignore_errors=True)
-    return folder
+def _check_mnli(given: str, tasks: Mapping[str, TaskData], args: FineTuningArguments) -> None:
+    if not args.do_train:
+        raise ValueError("--mnli_init goes with --do_train only.")
+    own = _mnli_checkpoint("mnli", args)
+    if "mnli" in tasks and _mnli_checkpoint(given, args).resolve() != own.resolve():
+        # Of a recipe for another output folder, it may be of another kind of model.
+        raise ValueError(f"--mnli_init {given}: this run trains on mnli, say --mnli_init mnli to start from {own}.")
+    if "mnli" not in tasks and not _mnli_checkpoint(given, args).is_dir():
+        raise ValueError(f"--mnli_init {given} is not there, and mnli is not among the tasks.")
+
+
+def _mnli_checkpoint(given: str, args: FineTuningArguments) -> Path:
+    return Path(args.output_dir) / "mnli" if given == "mnli" else Path(given)
 
 
 def _plan(
     name: str, tasks: Mapping[str, TaskData], task_args: TaskArguments, training_args: FineTuningArguments
 ) -> Plan:
     folder = Path(training_args.output_dir)
-    starts_from_mnli = task_args.mnli_init is not None and name in STARTED_FROM_MNLI
+    starts_from_mnli = task_args.mnli_init and name in STARTED_FROM_MNLI
     return Plan(
         folder / CELLS_FOLDER / name,
         train=training_args.do_train,
         predict=training_args.do_predict,
-        started_from=task_args.mnli_init if starts_from_mnli else None,
+        started_from=str(_mnli_checkpoint(task_args.mnli_init or "", training_args)) if starts_from_mnli else None,
         keep=(folder if len(tasks) == 1 else folder / name) if training_args.do_train else None,
     )
 
@@ -150,14 +172,14 @@ def _write(
     for file, predictions in outcomes[name].test.items():
         write_submission(folder / SUBMISSION_FOLDER, tasks[name].task, file, predictions)
     config = classifier_config(tuner.model_args, tasks[name].task, tuner.options.max_seq_length)
-    others = [Path(other) for other in tuner.options.compare_with or []]
+    others = distinguished(tuner.options.compare_with or [])
     facts = {
         "model": tuner.model_args.model_name_or_path,
         "model_type": config.model_type,
         "holds_model": tuner.training_args.do_train and len(tasks) == 1 and not tasks[name].task.folds,
         "seeds": tuner.options.seeds or [tuner.training_args.seed],
         "sweep": tuner.options.sweep,
-        "comparisons": {other.name: compare(outcomes, other) for other in others},
+        "comparisons": {label: compare(outcomes, other) for label, other in others.items()},
     }
     return write_run(folder, facts, outcomes, results)
 

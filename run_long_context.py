@@ -16,7 +16,6 @@ the same training on the first 512 tokens, of a bag of words and of the most fre
 what is left of it. Without --do_train the checkpoint is scored as it is.
 """
 
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -30,6 +29,7 @@ from evaluation_concept.long_context.baselines import FIRST_TOKENS
 from evaluation_concept.long_context.kept import load_documents
 from evaluation_concept.long_context.registry import find_tasks
 from evaluation_concept.long_context.tasks import (
+    ALL,
     CLASSIFICATION,
     GENERATIVE,
     Examples,
@@ -41,6 +41,8 @@ from evaluation_concept.long_context.tasks import (
 from modeling_concept import register_auto_classes
 from training_concept.arguments import parse_dataclasses
 from training_concept.finetuning.arguments import ClassifierArguments, FineTuningArguments
+from training_concept.finetuning.claim import LONG_CONTEXT, claimed
+from training_concept.finetuning.results import distinguished
 from training_concept.logs import set_up_logging
 from training_concept.long_context.arguments import LongContextArguments
 from training_concept.long_context.card import check_push, push_model
@@ -55,7 +57,15 @@ from training_concept.long_context.experiment import (
     run_generator,
     run_model,
 )
-from training_concept.long_context.results import RESULTS_FILE, read_results, task_results, write_outcome, write_run
+from training_concept.long_context.forms import TOKEN_KINDS
+from training_concept.long_context.results import (
+    PREDICTIONS_FOLDER,
+    SUBMISSION_FOLDER,
+    read_results,
+    task_results,
+    write_outcome,
+    write_run,
+)
 from training_concept.long_context.setup import (
     export_texts,
     make_sources,
@@ -65,6 +75,7 @@ from training_concept.long_context.setup import (
 from training_concept.long_context.stages import load_stages, make_stage, make_stages
 
 CELLS_FOLDER, MODELS_FOLDER, COMPARE_FOLDER = "cells", "models", "compare"
+FOLDERS = (CELLS_FOLDER, COMPARE_FOLDER, MODELS_FOLDER, PREDICTIONS_FOLDER, SUBMISSION_FOLDER)
 NO_GENERATOR = "its answers are written, for which there is no generator"
 
 
@@ -103,21 +114,25 @@ def main(arguments: Sequence[str], generator: Generator | None = None) -> dict[s
     if options.export_texts:
         return export_texts(tasks, run.sources, model_args, options)
     _check(tasks, options, training_args)
-    _claim(run)
-    others = {Path(other).name: read_results(Path(other)) for other in options.compare_with or []}
-    if not options.compare and not others:
-        return _run_tasks(run, tasks, generator)
-    contents = {}
-    for overrides in options.compare or [None]:
-        variant = run
-        if overrides:
-            changed = with_overrides(model_args, overrides)
-            variant = replace(run, model_args=changed, folder=run.folder / COMPARE_FOLDER / overrides)
-        contents[overrides or run.folder.name] = _run_tasks(variant, tasks, generator)
-    compared = compare_runs(contents | others)
-    if training_args.process_index == 0:
-        print(f"\n{write_comparison(run.folder, compared)}", flush=True)
-    return compared
+    own, *names = distinguished([str(run.folder), *(options.compare_with or [])])
+    others = dict(zip(names, map(read_results, map(Path, options.compare_with or [])), strict=True))
+    with claimed(training_args, LONG_CONTEXT, FOLDERS):
+        if not options.compare and not others:
+            return _run_tasks(run, tasks, generator)
+        contents = {}
+        for overrides in options.compare or [None]:
+            contents[overrides or own] = _run_tasks(_variant(run, overrides), tasks, generator)
+        compared = compare_runs(contents | others)
+        if training_args.process_index == 0:
+            print(f"\n{write_comparison(run.folder, compared)}", flush=True)
+        return compared
+
+
+def _variant(run: Run, overrides: str | None) -> Run:
+    if overrides is None:
+        return run
+    changed = with_overrides(run.model_args, overrides)
+    return replace(run, model_args=changed, folder=run.folder / COMPARE_FOLDER / overrides)
 
 
 def _check(tasks: Sequence[Task], options: LongContextArguments, args: FineTuningArguments) -> None:
@@ -126,20 +141,14 @@ def _check(tasks: Sequence[Task], options: LongContextArguments, args: FineTunin
     if args.eval_strategy != "no":
         raise ValueError("--eval_strategy: what is scored is scored once, at the end; leave it at no.")
     check_push(args, tasks, bool(options.compare))
+    if args.label_smoothing_factor and all(task.kind in TOKEN_KINDS for task in tasks):
+        raise ValueError("--label_smoothing_factor is for classes and choices, and these tasks pick places.")
+    if args.do_predict and all(task.scored in ("test", ALL) for task in tasks):
+        raise ValueError("--do_predict: none of these tasks has a test split whose answers are hidden.")
     if not args.do_train and (options.length_curriculum or options.compare):
         raise ValueError("--length_curriculum and --compare train models: they go with --do_train.")
     if not args.do_train and (folded := [task.name for task in tasks if task.folds and task.kind != GENERATIVE]):
         raise ValueError(f"{folded[0]} is cross-validated, which trains a model for each fold: ask for --do_train.")
-
-
-def _claim(run: Run) -> None:
-    """Take the output folder if it is empty or holds a run of this script, which goes on unless to be repeated."""
-    known = (CELLS_FOLDER, COMPARE_FOLDER, RESULTS_FILE)
-    if run.folder.is_dir() and any(run.folder.iterdir()) and not any((run.folder / name).exists() for name in known):
-        raise ValueError(f"{run.folder} is not empty and holds no run of this script. Choose another --output_dir.")
-    if run.training_args.overwrite_output_dir and run.training_args.process_index == 0:
-        for stale in (CELLS_FOLDER, COMPARE_FOLDER, MODELS_FOLDER, "predictions", "submission"):
-            shutil.rmtree(run.folder / stale, ignore_errors=True)
 
 
 def _run_tasks(run: Run, tasks: Sequence[Task], generator: Generator | None) -> dict[str, Any]:
@@ -180,8 +189,9 @@ def _generate(run: Run, task: Task, generator: Generator | None) -> Outcome:
 
 
 def _run_task(run: Run, task: Task) -> Outcome:
-    tokenizer = task_tokenizer(task, run.sources, run.model_args, run.options)
-    loaded = load_stages(task, replace(run.sources, tokenizer=tokenizer), run.options)
+    with run.training_args.main_process_first():
+        tokenizer = task_tokenizer(task, run.sources, run.model_args, run.options)
+        loaded = load_stages(task, replace(run.sources, tokenizer=tokenizer), run.options)
     settings = run.model_args, run.options, run.training_args, tokenizer
     stages = make_stages(task, loaded, *settings)
     parts, plan = stages[-1].parts, _plan(run, task, loaded[-1])
@@ -200,7 +210,7 @@ def _plan(run: Run, task: Task, examples: Examples) -> Plan:
     return Plan(
         label_names(task, examples) if task.kind == CLASSIFICATION else (),
         run.folder / CELLS_FOLDER / task.name,
-        run.options.seeds or [run.training_args.seed],
+        (run.options.seeds or [run.training_args.seed])[: None if run.training_args.do_train else 1],
         train=run.training_args.do_train,
         hidden=_hidden(run, task, examples),
         keep=run.folder / MODELS_FOLDER / task.name,
@@ -210,9 +220,7 @@ def _plan(run: Run, task: Task, examples: Examples) -> Plan:
 
 def _hidden(run: Run, task: Task, examples: Examples) -> list:
     """What predictions are wanted for besides the scored examples: a test split whose answers are hidden."""
-    return (
-        list(examples.get("test", ())) if run.training_args.do_predict and task.scored not in ("test", "all") else []
-    )
+    return list(examples.get("test", ())) if run.training_args.do_predict and task.scored not in ("test", ALL) else []
 
 
 def _baselines(run: Run, task: Task, parts: Sequence[Part], tokenizer: PreTrainedTokenizerBase) -> Mapping[str, list]:

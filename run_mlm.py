@@ -37,6 +37,7 @@ from training_concept.run import (
     describe_run,
     find_checkpoint,
     finish_run,
+    was_stopped,
     write_counts,
     write_results,
 )
@@ -47,7 +48,7 @@ from training_concept.warmup import warm_up
 
 def main(arguments: Sequence[str]) -> dict[str, float]:
     """
-    Run the script with command-line `arguments`. Returns all metrics.
+    Run the script with command-line `arguments`. Returns all metrics, none if training was stopped by a signal.
 
     Raises:
         ValueError, OSError: for what its user can put right; nothing is written or lost then.
@@ -66,6 +67,7 @@ def main(arguments: Sequence[str]) -> dict[str, float]:
         check_results_folder(Path(training_args.output_dir), description, model_args.model_name_or_path)
     recipe = recipe_from_arguments(data_args)
     documents, tokenizer = _load_texts(recipe, model_args, data_args, training_args)
+    assert data_args.max_seq_length  # which texts and tokenizer have decided
     check_length(config, data_args.max_seq_length)
     set_seed(training_args.seed)
     model = build_model(model_args, config, tokenizer)
@@ -81,7 +83,11 @@ def main(arguments: Sequence[str]) -> dict[str, float]:
         if trainer.is_world_process_zero():
             claim_folder(training_args, description)
             write_counts(Path(training_args.output_dir), rows.counts)
-        results["train"] = _train(trainer, checkpoint)
+        training = _train(trainer, checkpoint)
+        if training is None:
+            trainer.accelerator.end_training()
+            return {}
+        results["train"] = training
     if training_args.do_eval:
         results["eval"] = _evaluate(trainer, rows)
     metrics = {name: value for split in results.values() for name, value in split.items()}
@@ -166,8 +172,11 @@ def _build_collator(
     )
 
 
-def _train(trainer: ConceptTrainer, checkpoint: Path | None) -> dict[str, float]:
+def _train(trainer: ConceptTrainer, checkpoint: Path | None) -> dict[str, float] | None:
+    """Metrics of the training; `None` if it was stopped before its end, to go on later."""
     metrics = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None).metrics
+    if was_stopped(trainer.state):
+        return None
     trainer.save_model(_internal_call=True)
     trainer.save_state()
     trainer.log_metrics("train", metrics)

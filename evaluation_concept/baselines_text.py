@@ -39,13 +39,17 @@ def bag_of_words_baseline(task: Task, train: Examples, evaluation: Mapping[str, 
     Answer by logistic regression, of a regression by ridge regression, on TF-IDF of single words.
 
     A pair has the weights of both texts, their products and differences, and their cosine. How strongly to regularise
-    is chosen on a tenth of `train`, if it has two examples or more; the tenth is trained on too in the end.
+    is chosen on a tenth of `train`, if it has two examples or more; the tenth is trained on too in the end. Where no
+    text of `train` has a word, the answer is `majority_baseline`'s.
 
     Returns:
         Predictions `[n]` by split of `evaluation`.
     """
+    texts = [text for column in train.texts for text in column]
+    if not any(text.strip() for text in texts):
+        return majority_baseline(task, train, evaluation)
     vectorizer = TfidfVectorizer(token_pattern=WORDS, sublinear_tf=True)
-    vectorizer.fit([text for column in train.texts for text in column])
+    vectorizer.fit(texts)
     features = _features(vectorizer, train)
     assert train.labels is not None
     strength = _choose_strength(task, train, features)

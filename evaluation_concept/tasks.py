@@ -174,7 +174,7 @@ def read_examples(task: Task, rows: Dataset, split: str, labelled: bool = True) 
         task: theirs.
         rows: with the task's columns.
         split: name of the split, for errors.
-        labelled: whether labels are needed. Without, hidden and missing ones are as good.
+        labelled: whether labels are wanted. Without, whatever there is in their place is left alone.
 
     Raises:
         ValueError: a column that is missing, an empty split, a text that is none, or labels that are missing, hidden,
@@ -188,9 +188,9 @@ def read_examples(task: Task, rows: Dataset, split: str, labelled: bool = True) 
     if not len(rows):
         raise ValueError(f"{where} holds no examples")
     texts = tuple(_read_texts(rows[column], f"{where}, column {column!r}") for column in task.text_columns)
-    has_labels = task.label_column in rows.column_names
-    values = list(rows[task.label_column]) if has_labels else [None] * len(rows)
-    labels = _read_labels(task, values, f"{where}, column {task.label_column!r}", labelled)
+    labels = None
+    if labelled:
+        labels = _read_labels(task, list(rows[task.label_column]), f"{where}, column {task.label_column!r}")
     groups = rows[task.group_column] if task.group_column else map(SEPARATOR.join, zip(*texts, strict=True))
     return Examples(texts, labels, tuple(map(str, groups)))
 
@@ -202,10 +202,8 @@ def _read_texts(values: Sequence[Any], where: str) -> tuple[str, ...]:
     return tuple(values)
 
 
-def _read_labels(task: Task, values: Sequence[Any], where: str, labelled: bool) -> np.ndarray | None:
+def _read_labels(task: Task, values: Sequence[Any], where: str) -> np.ndarray:
     missing = [row for row, value in enumerate(values) if _is_missing(task, value)]
-    if missing and not labelled:
-        return None
     if missing:
         raise ValueError(f"{where}: row {missing[0]} has no label ({values[missing[0]]!r})")
     return _read_values(values, where) if task.is_regression else _read_classes(task, values, where)

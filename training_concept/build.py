@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """From arguments to configuration, tokenizer and model: loaded from the Hub or disk, or made from scratch."""
 
+import re
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
@@ -102,6 +103,26 @@ def _load_model(args: ModelArguments, config: PreTrainedConfig) -> PreTrainedMod
             f"Weights of {args.model_name_or_path} have other shapes than this configuration gives them; "
             "--ignore_mismatched_sizes starts those anew."
         ) from error
+
+
+def train_only(model: PreTrainedModel, pattern: str | None) -> None:
+    """
+    Let training change nothing but the weights whose name the regular expression `pattern` finds; all, if `None`.
+
+    Raises:
+        ValueError: an expression that is none, or that finds nothing in this model.
+    """
+    if pattern is None:
+        return
+    try:
+        chosen = [weight for name, weight in model.named_parameters() if re.search(pattern, name)]
+    except re.error as error:
+        raise ValueError(f"--trained_weights {pattern} is no regular expression: {error}.") from error
+    if not chosen:
+        raise ValueError(f"--trained_weights {pattern} finds none of the weights of this model.")
+    model.requires_grad_(False)
+    for weight in chosen:
+        weight.requires_grad_(True)
 
 
 def check_length(config: PreTrainedConfig, max_seq_length: int) -> None:

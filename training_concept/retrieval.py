@@ -39,8 +39,10 @@ from evaluation_concept.retrieval import (
 )
 from evaluation_concept.states import random_encoder
 from training_concept.arguments import ConceptTrainingArguments, given_settings, parse_dataclasses
+from training_concept.build import train_only
 from training_concept.infonce import dot_products, info_nce, is_distributed
 from training_concept.pairs import PairBatch, PairCollator, PairDataset
+from training_concept.publishing.card import write_embedding_card
 from training_concept.run import (
     check_results_folder,
     check_weights,
@@ -56,7 +58,14 @@ from training_concept.trainer import check_fills_batch
 # Settings that change nothing, or how fast it goes and not what is learned.
 _IRRELEVANT = {"model_name_or_path", "train_file", "validation_file", "trust_remote_code", "attn_implementation"}
 # Of what run_mlm.py can be told, this has a meaning here.
-_SUPPORTED = {"overwrite_output_dir", "auto_bf16", "ddp_find_unused_parameters", "logging_nan_inf_filter"}
+_SUPPORTED = {
+    "overwrite_output_dir",
+    "auto_bf16",
+    "language",
+    "license",
+    "ddp_find_unused_parameters",
+    "logging_nan_inf_filter",
+}
 _UNSUPPORTED = (
     *("torch_compile", "use_liger_kernel", "push_to_hub", "label_smoothing_factor"),
     *(name for name in ConceptTrainingArguments.__annotations__ if name not in _SUPPORTED),
@@ -88,6 +97,13 @@ class RetrievalArguments:
         default=False, metadata={"help": "Whether to compare concepts one by one instead of their mean."}
     )
     temperature: float = field(default=0.05, metadata={"help": "What scores are divided by in the loss."})
+    trained_weights: str | None = field(
+        default=None,
+        metadata={
+            "help": "Train only the weights whose names this regular expression finds, e.g. o_proj; the others stay "
+            "those of the checkpoint, so that several fine-tuned models can share them."
+        },
+    )
     trust_remote_code: bool = field(
         default=False, metadata={"help": "Whether to run code that comes with the checkpoint."}
     )
@@ -198,6 +214,7 @@ def main(arguments: Sequence[str]) -> dict[str, dict[str, float]]:
         pairs = PairDataset(read_pairs(settings.train_file, settings.columns), settings.num_negatives)
         check_fills_batch(pairs, args, "pairs")
     model, tokenizer = _load(settings)
+    train_only(model, settings.trained_weights)
     description = _describe(settings, args, model, pairs, task)
     checkpoint = find_checkpoint(args, description) if args.do_train else None
     if not args.do_train:
@@ -299,13 +316,24 @@ def _finish(
 ) -> None:
     folder, task = Path(trainer.args.output_dir), trainer.eval_dataset
     write_results(folder, results)
+    content: dict[str, Any] = {}
+    table = markdown_table(systems) if systems else ""
     if systems:
-        write_json(
-            folder / "retrieval.json", {"queries": len(task.queries), "passages": len(task.passages), **systems}
-        )
-        print(f"\n{len(task.queries):,} queries, {len(task.passages):,} passages\n\n{markdown_table(systems)}")
+        content = {"queries": len(task.queries), "passages": len(task.passages), **systems}
+        write_json(folder / "retrieval.json", content)
+        print(f"\n{len(task.queries):,} queries, {len(task.passages):,} passages\n\n{table}")
     if "train" in results:
+        write_embedding_card(trainer, *_facts(trainer.settings), content, table)
         finish_run(trainer.args)
+
+
+def _facts(settings: RetrievalArguments) -> tuple[str, dict[str, str]]:
+    """What a model card says of the settings: what the model was made from, and how."""
+    return settings.model_name_or_path, {
+        "Trained weights": f"`{settings.trained_weights}`" if settings.trained_weights else "all",
+        "Temperature": f"{settings.temperature:g}",
+        "Lengths": f"queries {settings.max_query_length}, passages {settings.max_passage_length} tokens",
+    }
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from transformers import PreTrainedConfig, TrainingArguments
+from transformers import PreTrainedConfig, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 
 from evaluation_concept.errors import FinishedRunError
@@ -128,6 +128,16 @@ def claim_folder(training_args: TrainingArguments, description: dict[str, Any]) 
         for stale in folder.glob("*_results.json"):
             stale.unlink()
     write_json(folder / RUN_FILE, {"finished": False, "description": description})
+
+
+def was_stopped(state: TrainerState) -> bool:
+    """Whether training ended before its last step, on a signal (`enable_jit_checkpoint`), and is to go on later."""
+    if state.global_step >= state.max_steps:
+        return False
+    logger.warning(
+        "Stopped at step %s of %s. Started again, the run goes on from there.", state.global_step, state.max_steps
+    )
+    return True
 
 
 def finish_run(training_args: TrainingArguments) -> None:

@@ -32,14 +32,15 @@ def matthews_correlation(predictions: np.ndarray, references: np.ndarray) -> flo
 
 
 def pearson(predictions: np.ndarray, references: np.ndarray) -> float:
-    """Pearson's correlation; 0 where it is not defined, since one side is constant."""
+    """Pearson's correlation; 0 where it is not defined, since one side is constant or holds what is no number."""
     # As floats of 64 bits: in half of them near neighbours would tie.
     pair = [np.asarray(values, dtype=np.float64) for values in (predictions, references)]
-    return 0.0 if any(np.ptp(values) == 0 for values in pair) else float(np.corrcoef(*pair)[0, 1])
+    is_undefined = any(np.ptp(values) == 0 or not np.isfinite(values).all() for values in pair)
+    return 0.0 if is_undefined else float(np.corrcoef(*pair)[0, 1])
 
 
 def spearman(predictions: np.ndarray, references: np.ndarray) -> float:
-    """Spearman's rank correlation; 0 where it is not defined, since one side is constant."""
+    """Spearman's rank correlation; 0 where it is not defined, as `pearson` is not."""
     return pearson(rankdata(predictions), rankdata(references))
 
 

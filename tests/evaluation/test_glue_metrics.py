@@ -63,6 +63,8 @@ def test_where_a_metric_is_not_defined_it_is_0() -> None:
     constant, varied = np.zeros(4, dtype=int), np.array([0, 1, 0, 1])
     assert measure("accuracy_f1", constant, constant) == {"accuracy": 1.0, "f1": 0.0}
     assert measure("matthews", constant, varied) == {"matthews_correlation": 0.0}
+    # Of a model that diverged.
+    assert measure("correlation", np.array([0, 1, np.nan, 3]), varied) == {"pearson": 0.0, "spearmanr": 0.0}
     assert measure("correlation", np.full(4, 2.5), varied) == {"pearson": 0.0, "spearmanr": 0.0}
 
 

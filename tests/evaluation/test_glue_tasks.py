@@ -186,5 +186,7 @@ def test_a_bag_of_words_knows_what_two_texts_share() -> None:
 def test_training_examples_of_one_class_or_one_group_still_make_a_bag_of_words() -> None:
     one_class = Examples((("a b", "c d"),), np.array([1, 1]), ("x", "y"))
     assert bag_of_words_baseline(OPINION, one_class, {"dev": examples(3)})["dev"].tolist() == [1, 1, 1]
+    no_words = Examples((("", " "),), np.array([1, 1]), ("x", "y"))
+    assert bag_of_words_baseline(OPINION, no_words, {"dev": examples(3)})["dev"].tolist() == [1, 1, 1]
     one_group = Examples((("dull", "fine"),), np.array([0, 1]), ("x", "x"))
     assert bag_of_words_baseline(OPINION, one_group, {"dev": one_group})["dev"].tolist() == [0, 1]

@@ -140,7 +140,7 @@ def test_a_new_model_starts_rte_from_its_own_mnli(tmp_path: Path) -> None:
         "config_overrides": "hidden_size=32,num_hidden_layers=2,num_attention_heads=2",
         "tokenizer_name": tokenizer,
     }
-    settings = {"task_name": ["rte", "mnli"], "dataset_name": glue, "mnli_init": tmp_path / "out/mnli"}
+    settings = {"task_name": ["rte", "mnli"], "dataset_name": glue, "mnli_init": "mnli"}
     results = run("", tmp_path / "out", baselines=False, **settings | new)
     assert list(results["tasks"]) == ["mnli", "rte"]
     assert results["tasks"]["rte"]["started_from"]

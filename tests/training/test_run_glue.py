@@ -362,12 +362,18 @@ def test_a_fine_tuned_model_knows_what_a_bag_of_words_cannot(tmp_path, checkpoin
         ({"readout": "median"}, "readout='median'"),
         ({"compare_with": ["nowhere"]}, "nowhere holds no results.json"),
         ({"do_train": None}, "has no classifier for this task"),
+        ({"do_train": None, "model_name_or_path": None, "preset": "nano", "tokenizer_name": "{model}"}, "A new model"),
+        ({"do_train": None, "push_to_hub": True}, "--push_to_hub uploads one model: ask for --do_train"),
         ({"learning_rat": 1}, "learning_rat"),
     ],
 )
 def test_one_error_says_what_is_wrong(tmp_path, checkpoint, glue, change, message):
     settings = {"task_name": ["sst2"], "dataset_name": "{glue}"} | change
-    settings["dataset_name"] = settings["dataset_name"].format(glue=glue)
+    settings |= {
+        name: settings[name].format(glue=glue, model=checkpoint)
+        for name in ("dataset_name", "tokenizer_name")
+        if name in settings
+    }
     with pytest.raises((ValueError, OSError), match=message):
         run(checkpoint, tmp_path / "out", **settings)
     assert not (tmp_path / "out" / "results.json").exists()

@@ -164,7 +164,9 @@ def test_a_run_that_broke_off_does_what_is_left(tmp_path, checkpoint, benchmarks
     resumed = run(checkpoint, tmp_path / "out", **saving)
     name = "scrolls_contract_nli"
     assert resumed["tasks"][name]["systems"] == whole["tasks"][name]["systems"]
-    assert resumed["tasks"][name]["facts"]["train_loss"] != whole["tasks"][name]["facts"]["train_loss"]
+    # Nobody timed its first part, nor has the losses of it.
+    assert "train_loss" in whole["tasks"][name]["facts"]
+    assert set(resumed["tasks"][name]["facts"]) == {"steps", "seconds_per_document"}
 
 
 def test_the_trained_model_scores_the_same_without_training(tmp_path, checkpoint, benchmarks):
@@ -172,7 +174,8 @@ def test_the_trained_model_scores_the_same_without_training(tmp_path, checkpoint
         settings = {"task_name": [name], "data_dir": benchmarks}
         trained = run(checkpoint, tmp_path / name, **settings)
         model = tmp_path / name / "models" / name
-        scored = run(model, tmp_path / f"{name} scored", do_train=None, **settings)
+        # More seeds would give the same once more.
+        scored = run(model, tmp_path / f"{name} scored", do_train=None, seeds=[1, 2], **settings)
         assert scored["tasks"][name]["systems"]["model"] == trained["tasks"][name]["systems"]["model"]
 
 
@@ -353,6 +356,12 @@ def test_what_is_cut_off_is_learned_nothing_from():
         ({"length_curriculum": [64, 32]}, "--length_curriculum must ascend"),
         ({"curriculum_examples": [3, 4]}, "--curriculum_examples takes 1 numbers"),
         ({"score_every_length": True}, "--score_every_length goes with --length_curriculum"),
+        (
+            {"curriculum_examples": [3], "max_train_samples": 3},
+            "--curriculum_examples and --max_train_samples exclude",
+        ),
+        ({"task_name": ["sotu_eras"], "do_predict": True}, "--do_predict: none of these tasks has a test split"),
+        ({"task_name": ["scrolls_qasper"], "label_smoothing_factor": 0.1}, "--label_smoothing_factor is for classes"),
         ({"batch_tokens": 0}, "--batch_tokens 0"),
         ({"do_eval": None}, "Nothing to do"),
         ({"task_name": ["sotu_eras"], "do_train": None}, "sotu_eras is cross-validated"),

@@ -8,8 +8,19 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
-from training_concept.arguments import ModelArguments, computes_in_bf16
+from training_concept.arguments import ModelArguments, check_needs, computes_in_bf16
 
+# What no run of several fine-tunings can be told, and why.
+REFUSED = {
+    "load_best_model_at_end": "would choose by the examples whose score is reported; choose the number of epochs by "
+    "--sweep",
+    "resume_from_checkpoint": "would start every seed and fold from one checkpoint; started again, a run goes on by "
+    "itself",
+    **dict.fromkeys(
+        ("prediction_loss_only", "batch_eval_metrics", "eval_on_start", "label_names"),
+        "has no meaning here, where the predictions for all examples are kept and scored at the end",
+    ),
+}
 # What a sweep may vary, and of which type it is. These change no other field of `TrainingArguments`.
 SWEPT = {
     "learning_rate": float,
@@ -96,6 +107,13 @@ class ExperimentArguments(RepetitionArguments):
     max_predict_samples: int | None = field(
         default=None, metadata={"help": "Predict the first so many examples of each test split only."}
     )
+    trained_weights: str | None = field(
+        default=None,
+        metadata={
+            "help": "Train only the weights whose names this regular expression finds, e.g. 'o_proj|classifier'; the "
+            "others stay those of the checkpoint, so that several fine-tuned models can share them."
+        },
+    )
     sweep: str | None = field(
         default=None,
         metadata={
@@ -128,6 +146,7 @@ class ExperimentArguments(RepetitionArguments):
     def __post_init__(self) -> None:
         if self.sweep_folds < 1:
             raise ValueError(f"--sweep_folds {self.sweep_folds} must be at least 1.")
+        check_needs(self, {"sweep_folds": ("sweep",)})
         self.check_repetition("max_seq_length", "max_eval_samples", "max_predict_samples")
         self.settings  # noqa: B018 (a sweep that cannot be read is refused before anything runs)
 
@@ -158,11 +177,10 @@ class FineTuningArguments(TrainingArguments):
         if self.auto_bf16 and computes_in_bf16(on_cpu):
             # Stock takes bf16 on a CPU for an oversight unless it is told.
             self.bf16, self.use_cpu = True, on_cpu
-        if self.load_best_model_at_end:
-            raise ValueError(
-                "--load_best_model_at_end would choose by the examples whose score is reported; choose the number of "
-                "epochs by --sweep."
-            )
+        if refused := [name for name in REFUSED if getattr(self, name)]:
+            raise ValueError(f"--{refused[0]} {REFUSED[refused[0]]}.")
+        if not self.eval_do_concat_batches:
+            raise ValueError("--eval_do_concat_batches False leaves predictions in parts, which nothing here reads.")
         super().__post_init__()
 
     def __getstate__(self) -> dict[str, Any]:

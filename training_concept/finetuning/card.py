@@ -9,6 +9,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from configuration_concept import ConceptEncoderConfig
+from evaluation_concept.files import draft
 from training_concept.finetuning.arguments import ClassifierArguments, FineTuningArguments
 from training_concept.finetuning.experiment import MODEL
 from training_concept.publishing.card import TEMPLATES
@@ -47,7 +48,8 @@ def write_task_card(
         notes=_notes(content),
         settings=_settings(args, content),
     )
-    card.save(Path(args.output_dir) / CARD)
+    with draft(Path(args.output_dir) / CARD) as path:
+        card.save(path)
     return card
 
 

@@ -4,9 +4,10 @@
 
 import copy
 import json
+import logging
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase, set_seed
 from evaluation_concept.errors import FinishedRunError
 from evaluation_concept.files import draft, weights_digest, write_json
 from evaluation_concept.tasks import Examples, Task
+from training_concept.build import train_only
 from training_concept.finetuning.arguments import (
     SWEPT,
     ClassifierArguments,
@@ -25,12 +27,16 @@ from training_concept.finetuning.arguments import (
     FineTuningArguments,
 )
 from training_concept.finetuning.data import collator, task_logits, tokenize
-from training_concept.finetuning.model import build_classifier, classifier_config, label_names
+from training_concept.finetuning.model import build_classifier, check_labels, classifier_config, label_names
 from training_concept.finetuning.trainer import FineTuningTrainer
 from training_concept.publishing.pushing import target_of
 from training_concept.run import OPTIMISATION, claim_folder, find_checkpoint, finish_run
 
-FACTS_FILE, LOGITS_FILE = "cell.json", "logits.npz"
+logger = logging.getLogger(__name__)
+
+FACTS_FILE, LOGITS_FILE, KEPT_FILE = "cell.json", "logits.npz", "kept.json"
+# Of the training arguments, what also decides what comes of a cell; said of one where it is not as by default.
+SELDOM_SET = ("optim_args", "neftune_noise_alpha", "dataloader_drop_last", "bf16_full_eval", "fp16_full_eval")
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,7 @@ class Cell:
         fresh: whether all weights are new.
         started_from: checkpoint in place of the one that the arguments name; the classifier may have another shape.
         keep: folder for the trained model; `None` to throw it away.
+        uploaded: whether a model that is kept is the one that `--push_to_hub` uploads.
     """
 
     folder: Path
@@ -57,6 +64,7 @@ class Cell:
     fresh: bool = False
     started_from: str | None = None
     keep: Path | None = None
+    uploaded: bool = True
 
 
 @dataclass(frozen=True)
@@ -66,7 +74,8 @@ class CellResult:
 
     Attributes:
         logits: by name of the predicted examples, float32 `[n, outputs]` in the order of the task's labels.
-        facts: of the training: seconds, examples and tokens a second, peak memory.
+        facts: of the training: seconds, examples and tokens a second, peak memory; of one that was resumed, whose
+            first part nobody timed, the number of its steps.
     """
 
     logits: dict[str, np.ndarray]
@@ -108,12 +117,14 @@ class FineTuner:
         model_args = self._model_args(cell)
         config = classifier_config(model_args, task, self.options.max_seq_length)
         order = label_names(config, task)
+        if cell.train is None:
+            check_labels(model_args, task)
         args = self._training_args(cell)
         description = self._describe(model_args, config, args, cell)
         try:
             checkpoint = find_checkpoint(args, description)
         except FinishedRunError:
-            if cell.keep is None or (cell.keep / "config.json").is_file():
+            if cell.keep is None or _holds_model_of(cell.folder, cell.keep):
                 return read_cell(cell.folder)
             args.overwrite_output_dir, checkpoint = True, None
         trainer = self._build_trainer(task, cell, model_args, config, order, args)
@@ -122,11 +133,14 @@ class FineTuner:
             claim_folder(args, description)
         facts = self._train(trainer, cell, order, checkpoint) if cell.train is not None else {}
         logits = {name: self._predict(trainer, examples, order) for name, examples in cell.predicted.items()}
+        if not all(np.isfinite(values).all() for values in logits.values()):
+            logger.warning("%s: the model diverged, it answers with what is no number.", cell.folder)
         if cell.keep is not None:
             trainer.save_model(str(cell.keep), _internal_call=True)
         result = CellResult(logits, facts)
         if trainer.is_world_process_zero():
             _write_cell(cell.folder, result)
+            write_json(cell.folder / KEPT_FILE, {"weights": weights_digest(cell.keep) if cell.keep else None})
             finish_run(args)
         trainer.accelerator.wait_for_everyone()
         return result
@@ -149,7 +163,7 @@ class FineTuner:
             "output_dir": str(cell.folder),
             "seed": cell.seed,
             # Of the models of an experiment the one that is kept is uploaded, as the experiment's.
-            "push_to_hub": args.push_to_hub and cell.keep is not None and cell.train is not None,
+            "push_to_hub": args.push_to_hub and cell.uploaded and cell.keep is not None and cell.train is not None,
             "hub_model_id": target_of(args).repo_id,
         }
         for name, value in {**own, "overwrite_output_dir": False, **cell.settings}.items():
@@ -168,11 +182,15 @@ class FineTuner:
             "tokenizer": model_args.tokenizer_name or model_args.train_tokenizer_vocab_size,
             "max_seq_length": self.options.max_seq_length,
             "pad_to_max_length": self.options.pad_to_max_length,
+            "trained_weights": self.options.trained_weights,
             "train": cell.train.digest() if cell.train else None,
             "predicted": {name: examples.digest() for name, examples in cell.predicted.items()},
-            "training": {name: getattr(args, name) for name in (*SWEPT, *OPTIMISATION, "world_size", "data_seed")},
+            "training": {name: getattr(args, name) for name in (*SWEPT, *OPTIMISATION, "world_size", "data_seed")}
+            | _seldom_set(args),
             "seed": cell.seed,
         }
+        if model_args.dtype != ClassifierArguments.dtype:
+            described["dtype"] = model_args.dtype
         return json.loads(json.dumps(described, default=str))
 
     def _digest(self, checkpoint: str | None) -> str | None:
@@ -196,6 +214,7 @@ class FineTuner:
         set_seed(cell.seed)
         trained = cell.train is not None
         model = build_classifier(model_args, config, self.tokenizer, fresh=cell.fresh, trained=trained)
+        train_only(model, self.options.trained_weights)
         scored = next((examples for examples in cell.predicted.values() if examples.labels is not None), None)
         return FineTuningTrainer(
             model,
@@ -227,7 +246,17 @@ class FineTuner:
     ) -> dict[str, float]:
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
+        rows_per_step = trainer.args.train_batch_size * trainer.args.world_size
+        if trainer.args.dataloader_drop_last and len(trainer.train_dataset) < rows_per_step:
+            raise ValueError(f"--dataloader_drop_last drops all {len(trainer.train_dataset)} training examples.")
         metrics = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None).metrics
+        if trainer.state.global_step < trainer.state.max_steps:  # on a signal, with --enable_jit_checkpoint
+            raise InterruptedError(
+                f"{cell.folder} was stopped at step {trainer.state.global_step} of {trainer.state.max_steps}: started "
+                "again, it goes on from there."
+            )
+        if checkpoint:
+            return {"steps": float(trainer.state.global_step)}
         rows = trainer.train_dataset
         tokens = sum(map(len, rows["input_ids"])) / len(rows)
         facts = {
@@ -259,6 +288,23 @@ def read_cell(folder: Path) -> CellResult:
         return CellResult(logits, json.loads((folder / FACTS_FILE).read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"{folder} cannot be read ({error}): remove it, and it is run again") from error
+
+
+def _seldom_set(args: FineTuningArguments) -> dict[str, Any]:
+    defaults = {item.name: item.default for item in fields(args)}
+    found = {name: value for name in SELDOM_SET if (value := getattr(args, name)) != defaults[name]}
+    # Cells of before this was so are not to be read: their answers belong to other examples.
+    in_order = {"scored_in_order": True} if args.train_sampling_strategy == "group_by_length" else {}
+    return found | in_order
+
+
+def _holds_model_of(folder: Path, kept: Path) -> bool:
+    """Whether the model in `kept` is that of the finished cell in `folder`, rather than one that came after it."""
+    if not (kept / "config.json").is_file():
+        return False
+    record = folder / KEPT_FILE
+    # Older cells have none.
+    return not record.is_file() or json.loads(record.read_text(encoding="utf-8"))["weights"] == weights_digest(kept)
 
 
 def _write_cell(folder: Path, result: CellResult) -> None:

@@ -45,7 +45,12 @@ def tokenize(
 
     Returns:
         n rows of what the tokenizer gives, and `labels` (int64, or float32 of a regression) if the examples have any.
+
+    Raises:
+        ValueError: special tokens leave no room for text.
     """
+    if max_length <= (special := tokenizer.num_special_tokens_to_add(pair=len(examples.texts) > 1)):
+        raise ValueError(f"--max_seq_length {max_length} leaves no room for text: {special} tokens are special ones.")
 
     def encode(batch: dict[str, list[str]]) -> dict[str, Any]:
         texts = [batch[f"text_{number}"] for number in range(len(examples.texts))]

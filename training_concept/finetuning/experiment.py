@@ -4,7 +4,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,13 @@ from evaluation_concept.metrics import score
 from evaluation_concept.tasks import Examples, Fold, Task, TaskData, make_folds, pool, split_by_group
 from training_concept.finetuning.arguments import ExperimentArguments
 from training_concept.finetuning.cell import Cell, CellResult, FineTuner
+from training_concept.finetuning.data import drawn_rows
 
 logger = logging.getLogger(__name__)
 
 MODEL, RANDOM_INIT = "model", "random_init"
+# Folder of the cell of a checkpoint that is scored as it is, beside those of trainings.
+AS_IT_IS = "as_it_is"
 # One fold of so many is what a single held-out part is.
 HELD_OUT_PART = 10
 
@@ -40,6 +43,7 @@ class Outcome:
         task: it.
         predictions: by system and split, `[runs, n]`.
         references: by split, `[n]`.
+        digests: by split, what tells its examples from others.
         test: by file, predictions `[n]` of the first run.
         trials: by fold, what was tried; empty without a sweep.
         chosen: by fold, the settings in place of the arguments'.
@@ -51,6 +55,7 @@ class Outcome:
     task: Task
     predictions: dict[str, dict[str, np.ndarray]]
     references: dict[str, np.ndarray]
+    digests: dict[str, str] = field(default_factory=dict)
     test: dict[str, np.ndarray] = field(default_factory=dict)
     trials: list[list[Trial]] = field(default_factory=list)
     chosen: list[dict[str, Any]] = field(default_factory=list)
@@ -85,16 +90,19 @@ def run_task(tuner: FineTuner, data: TaskData, plan: Plan) -> Outcome:
     seeds = options.seeds or [tuner.training_args.seed]
     references = {split: examples.labels for split, examples in data.evaluation.items()}
     outcome = Outcome(task, {}, {split: labels for split, labels in references.items() if labels is not None})
+    outcome.digests = {split: examples.digest() for split, examples in data.evaluation.items()}
     test = data.test if plan.predict else {}
     if not plan.train:
-        result = tuner.run(task, Cell(plan.folder / MODEL, None, {**data.evaluation, **_named(test)}, seeds[0]))
+        result = tuner.run(task, Cell(plan.folder / AS_IT_IS, None, {**data.evaluation, **_named(test)}, seeds[0]))
         outcome.predictions[MODEL] = {split: task.decide(result.logits[split])[None] for split in data.evaluation}
         outcome.test = _test_predictions(task, result, test)
         return outcome
-    folds = make_folds(data)
+    folds = _folds(data, options)
     outcome.trained_on = [len(fold.train) for fold in folds]
     _choose(tuner, data, folds, plan, outcome)
-    systems = [MODEL, *([RANDOM_INIT] if options.random_init_baseline else [])]
+    # A new model is one with fresh weights itself, and without scores there is nothing to stand beside.
+    is_pretrained = tuner.model_args.model_name_or_path or plan.started_from
+    systems = [MODEL, *([RANDOM_INIT] if options.random_init_baseline and is_pretrained and references else [])]
     for system in systems:
         runs = [_run_seed(tuner, task, folds, plan, outcome, system, seed, test) for seed in seeds]
         outcome.predictions[system] = _stack(runs)
@@ -103,6 +111,14 @@ def run_task(tuner: FineTuner, data: TaskData, plan: Plan) -> Outcome:
         outcome.predictions |= baseline_predictions(task, folds)
     tuner.forget()
     return outcome
+
+
+def _folds(data: TaskData, options: ExperimentArguments) -> list[Fold]:
+    """Those of `make_folds`, of a cross-validation with so many examples to train on as are wanted."""
+    return [
+        replace(fold, train=fold.train.take(drawn_rows(len(fold.train), options.max_train_samples)))
+        for fold in make_folds(data)
+    ]
 
 
 def baseline_predictions(task: Task, folds: Sequence[Fold]) -> dict[str, dict[str, np.ndarray]]:

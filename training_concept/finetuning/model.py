@@ -3,6 +3,7 @@
 """A model with a classifier for a task: from a checkpoint of any kind, or of its configuration with new weights."""
 
 import copy
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,13 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from evaluation_concept.tasks import Task
+from evaluation_concept.tasks import Task, normalise
 from training_concept.build import build_config, build_tokenizer, check_length, fit_config
 from training_concept.finetuning.arguments import ClassifierArguments
 from training_concept.run import check_weights
 
+# What transformers calls classes that have no name.
+UNNAMED = r"LABEL_\d+"
 # Flags that change fields of the same name of a concept encoder's configuration.
 SWITCHES = ("readout", "classifier_token_residual", "decoder_tokens")
 
@@ -27,7 +30,7 @@ def classifier_config(args: ClassifierArguments, task: Task, max_seq_length: int
     """
     The configuration that `args` name, with the labels of `task`.
 
-    A classifier with labels of the same names keeps their order.
+    A classifier with labels of the same names, but for case and punctuation, keeps their order.
 
     Raises:
         ValueError: as `build_config`, a switch that this kind of model does not have, or one with fewer positions
@@ -50,8 +53,39 @@ def label_names(config: PreTrainedConfig, task: Task) -> tuple[str, ...]:
     """Names of the labels in the order of the model's outputs: its own if those are the task's; none to regress."""
     if task.labels is None:
         return ()
-    own = tuple(config.id2label[number] for number in range(len(config.id2label)))
-    return own if sorted(own) == sorted(task.labels) else task.labels
+    own = _own_names(config)
+    if sorted(own) == sorted(task.labels):
+        return own
+    # Many checkpoints write them in capitals, and in an order of their own.
+    names = {normalise(name): name for name in task.labels}
+    if len(names) == len(task.labels) and sorted(map(normalise, own)) == sorted(names):
+        return tuple(names[normalise(name)] for name in own)
+    return task.labels
+
+
+def own_labels(args: ClassifierArguments) -> tuple[str, ...] | None:
+    """The classes that the checkpoint of `args` names; none of a regression, `None` if it names none."""
+    config = build_config(args)
+    if config.problem_type == "regression":
+        return ()
+    names = _own_names(config)
+    return None if all(re.fullmatch(UNNAMED, name) for name in names) else names
+
+
+def check_labels(args: ClassifierArguments, task: Task) -> None:
+    """
+    Raises:
+        ValueError: the checkpoint of `args`, which is to be scored as it is, names its classes otherwise than `task`.
+    """
+    own = own_labels(args)
+    theirs = label_names(build_config(args), task)
+    if own is not None and sorted(map(normalise, own)) != sorted(map(normalise, theirs)):
+        there, wanted = (", ".join(names) or "values" for names in (own, theirs))
+        raise ValueError(f"{args.model_name_or_path} answers with {there}, {task.name} with {wanted}: train it first.")
+
+
+def _own_names(config: PreTrainedConfig) -> tuple[str, ...]:
+    return tuple(config.id2label[number] for number in range(len(config.id2label)))
 
 
 def tokenizer_for(args: ClassifierArguments, texts: Iterable[str], max_seq_length: int) -> PreTrainedTokenizerBase:
@@ -84,6 +118,8 @@ def build_classifier(
     Raises:
         ValueError: if weights are damaged or have other shapes, or a classifier is missing that nothing will train.
     """
+    if not trained and not args.model_name_or_path:
+        raise ValueError("A new model has learned nothing to be scored: ask for --do_train, or name a checkpoint.")
     config = copy.deepcopy(config)
     if fresh or not args.model_name_or_path:
         model = _new(args, config, tokenizer, auto_class)

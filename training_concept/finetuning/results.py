@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a run over tasks leaves: predictions, scores with their spread, comparisons, and a table of all."""
 
+import json
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -13,10 +14,12 @@ import numpy as np
 from evaluation_concept.comparison import Difference, paired_bootstrap
 from evaluation_concept.files import draft, write_json
 from evaluation_concept.metrics import METRICS, measure, score
+from evaluation_concept.tasks import Examples
 from training_concept.finetuning.cell import write_arrays
+from training_concept.finetuning.claim import RESULTS_FILE
 from training_concept.finetuning.experiment import MODEL, RANDOM_INIT, Outcome
 
-RESULTS_FILE, TABLE_FILE, PREDICTIONS_FOLDER = "results.json", "results.md", "predictions"
+TABLE_FILE, PREDICTIONS_FOLDER = "results.md", "predictions"
 BAG_OF_WORDS = "bag_of_words"
 REFERENCES = "references"
 COLUMNS = {MODEL: "this model", RANDOM_INIT: "random encoder", BAG_OF_WORDS: "bag of words", "majority": "majority"}
@@ -31,7 +34,7 @@ def task_results(outcome: Outcome) -> dict[str, Any]:
             system: _system_results(task.metric, predictions[split], references)
             for system, predictions in outcome.predictions.items()
         }
-        splits[split] = {"examples": len(references), "systems": systems}
+        splits[split] = {"examples": len(references), "digest": outcome.digests.get(split), "systems": systems}
         if BAG_OF_WORDS in outcome.predictions:
             ours, theirs = (outcome.predictions[system][split] for system in (MODEL, BAG_OF_WORDS))
             difference = paired_bootstrap(task.metric, ours, theirs, references)
@@ -62,7 +65,8 @@ def summary(scores: Sequence[float]) -> dict[str, float | int | None]:
 
 
 def _mean_facts(facts: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    return {name: statistics.fmean(fact[name] for fact in facts) for name in facts[0]} if facts else {}
+    names = dict.fromkeys(name for fact in facts for name in fact)
+    return {name: statistics.fmean(fact[name] for fact in facts if name in fact) for name in names}
 
 
 def averages(tasks: Mapping[str, Any]) -> dict[str, Any]:
@@ -122,29 +126,54 @@ def _arrays(outcome: Outcome) -> dict[str, np.ndarray]:
 
 def compare(outcomes: Mapping[str, Outcome], other: Path) -> dict[str, dict[str, dict[str, float]]]:
     """
-    By how much the model is ahead of that of another run, by task and split, for the tasks that both have.
-
-    Raises:
-        ValueError: no task in common, or examples that are not the same.
+    By how much the model is ahead of that of another run, by task and split, for the tasks that both have and that
+    `check_comparable` has passed.
     """
-    shared = [name for name in outcomes if predictions_file(other, name).is_file()]
-    if not shared:
-        raise ValueError(f"{other} has none of these tasks: {', '.join(outcomes)}.")
-    compared = {}
-    for name in shared:
-        with np.load(predictions_file(other, name), allow_pickle=False) as arrays:
-            compared[name] = _differences(outcomes[name], dict(arrays), f"{other}, {name}")
+    compared: dict[str, dict[str, dict[str, float]]] = {}
+    for name in (name for name in outcomes if predictions_file(other, name).is_file()):
+        outcome, theirs, compared[name] = outcomes[name], _read_arrays(other, name), {}
+        for split, references in outcome.references.items():
+            pair = outcome.predictions[MODEL][split], theirs[f"{MODEL}/{split}"]
+            compared[name][split] = asdict(paired_bootstrap(outcome.task.metric, *pair, references))
     return compared
 
 
-def _differences(outcome: Outcome, theirs: Mapping[str, np.ndarray], where: str) -> dict[str, dict[str, float]]:
-    differences = {}
-    for split, references in outcome.references.items():
-        if not np.array_equal(theirs.get(f"{REFERENCES}/{split}"), references):
-            raise ValueError(f"{where}: the {split} split is not the one that is scored here.")
-        pair = outcome.predictions[MODEL][split], theirs[f"{MODEL}/{split}"]
-        differences[split] = asdict(paired_bootstrap(outcome.task.metric, *pair, references))
-    return differences
+def check_comparable(tasks: Mapping[str, Mapping[str, Examples]], other: Path) -> None:
+    """
+    Args:
+        tasks: their scored examples, by split.
+        other: folder of another run.
+
+    Raises:
+        ValueError: it has no results, no task in common, or scored other examples.
+    """
+    if not (other / RESULTS_FILE).is_file():
+        raise ValueError(f"{other} holds no {RESULTS_FILE} to compare with (--compare_with).")
+    if not (shared := [name for name in tasks if predictions_file(other, name).is_file()]):
+        raise ValueError(f"{other} has none of these tasks: {', '.join(tasks)}.")
+    known = json.loads((other / RESULTS_FILE).read_text(encoding="utf-8"))["tasks"]
+    for name in shared:
+        theirs = _read_arrays(other, name)
+        for split, examples in tasks[name].items():
+            # Runs of before do not say which texts they scored.
+            digest = known.get(name, {}).get("splits", {}).get(split, {}).get("digest") or examples.digest()
+            has_labels = np.array_equal(theirs.get(f"{REFERENCES}/{split}"), examples.labels)
+            if not has_labels or digest != examples.digest():
+                raise ValueError(f"{other}, {name}: the {split} split is not the one that is scored here.")
+
+
+def distinguished(folders: Sequence[str]) -> dict[str, Path]:
+    """Folders by their names, those of the same name by the paths that were given."""
+    names = [Path(folder).resolve().name for folder in folders]
+    return {
+        name if names.count(name) == 1 else str(folder): Path(folder)
+        for name, folder in zip(names, folders, strict=True)
+    }
+
+
+def _read_arrays(folder: Path, task: str) -> dict[str, np.ndarray]:
+    with np.load(predictions_file(folder, task), allow_pickle=False) as arrays:
+        return dict(arrays)
 
 
 def results_table(content: Mapping[str, Any]) -> str:

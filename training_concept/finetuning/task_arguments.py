@@ -7,10 +7,13 @@ from pathlib import Path
 
 from evaluation_concept.glue import GLUE_DATASET, GLUE_TASKS, STARTED_FROM_MNLI
 from evaluation_concept.tasks import TaskData
+from training_concept.arguments import check_needs, given_settings
 from training_concept.corpus.fetch import PackageCache
 from training_concept.finetuning.kept import read_kept_task
 from training_concept.finetuning.package_tasks import PACKAGE_TASKS, load_package_task
 from training_concept.finetuning.tasks_data import load_files, load_task
+
+FILES = ("train_file", "validation_file", "test_file")
 
 
 @dataclass
@@ -51,15 +54,21 @@ class TaskArguments:
         default=None,
         metadata={
             "help": f"Start {', '.join(STARTED_FROM_MNLI)} from this checkpoint, which was fine-tuned on MNLI. "
-            "OUTPUT_DIR/mnli is the one that this run trains."
+            "mnli is the one that this run trains."
         },
     )
 
     def __post_init__(self) -> None:
+        check_needs(self, dict.fromkeys(("text_columns", "label_column"), FILES))
+        # A recipe says mnli for whichever of its tasks are asked for.
+        if self.mnli_init not in (None, "mnli") and not {*STARTED_FROM_MNLI, "all"} & set(self.task_name or []):
+            raise ValueError(f"--mnli_init is for {', '.join(STARTED_FROM_MNLI)}, and none of these is asked for.")
         if self.package_dir and self.task_dir:
             raise ValueError("--package_dir and --task_dir exclude each other.")
         if self.files and (self.in_packages or len(self.task_name or [""]) > 1):
             raise ValueError("--train_file, --validation_file and --test_file hold one task, and not one in packages.")
+        if "dataset_name" in given_settings(self) and (self.files or self.in_packages):
+            raise ValueError("--dataset_name has GLUE's own tasks, and these are in files or packages.")
         known = PACKAGE_TASKS if self.in_packages else GLUE_TASKS
         if not self.files and not self.task_name:
             raise ValueError("Name a task: --task_name, or --train_file and --validation_file.")
@@ -86,9 +95,20 @@ class TaskArguments:
         return sorted(names, key=lambda name: name != "mnli") if self.mnli_init else names
 
 
-def load_tasks(task_args: TaskArguments, cache_dir: str | None = None, token: str | None = None) -> list[TaskData]:
+def load_tasks(
+    task_args: TaskArguments,
+    cache_dir: str | None = None,
+    token: str | None = None,
+    classes: tuple[str, ...] | None = None,
+) -> list[TaskData]:
     """
     The examples of all tasks, in the order in which they are run.
+
+    Args:
+        task_args: which.
+        cache_dir: of `datasets`.
+        token: for private datasets.
+        classes: of files of one's own, see `load_files`.
 
     Raises:
         OSError: data that is not there or cannot be had.
@@ -97,7 +117,8 @@ def load_tasks(task_args: TaskArguments, cache_dir: str | None = None, token: st
     names = task_args.ordered_names
     if task_args.files:
         task = GLUE_TASKS[names[0]] if names else None
-        return [load_files(task_args.files, task, task_args.text_columns, task_args.label_column, cache_dir)]
+        columns = task_args.text_columns, task_args.label_column
+        return [load_files(task_args.files, task, *columns, cache_dir, classes)]
     if task_args.task_dir:
         return [read_kept_task(Path(task_args.task_dir), name) for name in names]
     if task_args.package_dir:

@@ -2,7 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where the examples of a task come from: GLUE's repository or a copy of it, or files of one's own."""
 
-from collections.abc import Iterator
+import logging
+import re
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -11,9 +13,13 @@ from typing import Any
 
 from datasets import Dataset
 
-from evaluation_concept.tasks import Examples, Task, TaskData, TestSplit, read_examples
+from evaluation_concept.tasks import Examples, Task, TaskData, TestSplit, read_examples, without_duplicates
 from training_concept.recipes import Source
 from training_concept.sources import AnyDatasetDict, load_source
+
+logger = logging.getLogger(__name__)
+
+FRACTION = r"[-+]?\d*\.\d+"
 
 
 def load_task(task: Task, dataset: str, cache_dir: str | None = None, token: str | None = None) -> TaskData:
@@ -69,16 +75,19 @@ def load_files(
     text_columns: list[str] | None,
     label_column: str,
     cache_dir: str | None = None,
+    classes: tuple[str, ...] | None = None,
 ) -> TaskData:
     """
-    Read a task from files of one's own.
+    Read a task from files of one's own. Training examples that are scored, too, stay; how many is logged.
 
     Args:
         files: by split (train, validation, test).
-        task: whose columns, labels and metric they have; `None` to go by what they hold.
-        text_columns: one or two. Defaults to the columns of text besides the label.
+        task: whose labels and metric they have; `None` to go by what they hold.
+        text_columns: one or two. Defaults to those of `task`, else to the columns of text besides the label.
         label_column: numbers with a fraction make a regression, anything else classes.
         cache_dir: of `datasets`.
+        classes: those of the checkpoint that is scored as it is, in place of those that the files hold; none of a
+            regression.
 
     Raises:
         OSError: a file that is not there.
@@ -88,7 +97,11 @@ def load_files(
     labelled = [split for split in ("train", "validation") if split in splits]
     with _naming_files(files):
         if task is None:
-            task = _infer_task([splits[split] for split in labelled or splits], text_columns, label_column, files)
+            task = _infer_task(splits, labelled, text_columns, label_column, files, classes)
+        elif text_columns and len(text_columns) != len(task.text_columns):
+            raise ValueError(f"{task.name} has {len(task.text_columns)} columns of text (--text_columns)")
+        else:
+            task = replace(task, text_columns=tuple(text_columns or task.text_columns), label_column=label_column)
         # Whatever the task has elsewhere, these are the splits there are.
         test_splits = tuple(TestSplit(Path(files[split]).stem, split) for split in ("test",) if split in files)
         task = replace(
@@ -100,7 +113,10 @@ def load_files(
             for wanted in test_splits
         }
     evaluation: dict[str, Examples] = {split: examples[split] for split in task.evaluation_splits}
-    return TaskData(task, examples.get("train"), evaluation, test=test)
+    train = examples.get("train")
+    if train and (scored := len(train) - len(without_duplicates(train, list(evaluation.values())))):
+        logger.warning("%s: %d of %d training examples are scored, too.", task.name, scored, len(train))
+    return TaskData(task, train, evaluation, test=test)
 
 
 @contextmanager
@@ -111,22 +127,42 @@ def _naming_files(files: dict[str, str]) -> Iterator[None]:
         raise ValueError(f"{', '.join(files.values())}: {error}") from None
 
 
-def _infer_task(splits: list[Dataset], text_columns: list[str] | None, label_column: str, files: dict) -> Task:
-    rows = splits[0]
-    texts = [name for name, kind in rows.features.items() if "string" in str(getattr(kind, "dtype", ""))]
+def _infer_task(
+    splits: Mapping[str, Dataset],
+    labelled: list[str],
+    text_columns: list[str] | None,
+    label_column: str,
+    files: dict,
+    classes: tuple[str, ...] | None,
+) -> Task:
+    features = splits[labelled[0] if labelled else "test"].features
+    texts = [name for name, kind in features.items() if "string" in str(getattr(kind, "dtype", ""))]
     columns = text_columns or [name for name in texts if name != label_column]
     if not 1 <= len(columns) <= 2:
         raise ValueError(
             f"name one or two columns of text by --text_columns; there are: {', '.join(columns) or 'none'}"
         )
-    name = Path(next(iter(files.values()))).stem
-    values = [value for split in splits for value in _column(split, label_column) if value is not None]
-    if values and all(isinstance(value, float) for value in values):
-        return Task(name, tuple(columns), None, "correlation", label_column=label_column)
+    values = [value for split in labelled for value in _column(splits[split], label_column) if value is not None]
+    labels = _infer_labels(values, label_column, classes)
+    name, metric = Path(next(iter(files.values()))).stem, "accuracy" if labels else "correlation"
+    return Task(name, tuple(columns), labels, metric, label_column=label_column, writes_names=True)
+
+
+def _infer_labels(values: list, label_column: str, classes: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    """Names of the classes, `None` of a regression, by `values`, and where `classes` cover these, by them."""
+    if classes is not None and (not classes or set(map(str, values)) <= set(classes)):
+        return classes or None
+    if not values:
+        raise ValueError("no file has labels, and neither --train_file nor the checkpoint says what they are")
+    if {type(value) for value in values} in ({float}, {float, int}):
+        return None
+    if all(isinstance(value, str) and re.fullmatch(FRACTION, value) for value in values):
+        raise ValueError(f"the column {label_column!r} holds numbers as text, such as {values[0]!r}: write numbers")
     labels = sorted(set(values), key=lambda value: (str(type(value)), value))
-    if len(labels) < 2:
-        raise ValueError(f"the column {label_column!r} has {len(labels)} different labels, and a task needs two")
-    return Task(name, tuple(columns), tuple(map(str, labels)), label_column=label_column)
+    names = tuple(dict.fromkeys(map(str, labels)))
+    if len(names) < 2:
+        raise ValueError(f"the column {label_column!r} has {len(names)} different labels, and a task needs two")
+    return names
 
 
 def _column(rows: Dataset, name: str) -> list:

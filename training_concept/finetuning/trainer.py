@@ -2,11 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The Trainer for classification and regression: one loss for every kind of model."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import torch
+from torch.utils.data import DataLoader
 from transformers import EvalPrediction, PreTrainedConfig, PreTrainedModel
 
 from evaluation_concept.metrics import measure
@@ -65,6 +67,26 @@ class FineTuningTrainer(SavingTrainer):
         super().__init__(model, args, compute_loss_func=loss, compute_metrics=self._metrics, **kwargs)
         # Smoothed already.
         self.label_smoother = None
+
+    def get_eval_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader:
+        """As stock, of all examples in their order."""
+        with self._in_order():
+            return super().get_eval_dataloader(*args, **kwargs)
+
+    def get_test_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader:
+        """As stock, of all examples in their order."""
+        with self._in_order():
+            return super().get_test_dataloader(*args, **kwargs)
+
+    @contextmanager
+    def _in_order(self) -> Iterator[None]:
+        # Stock groups by length and drops a last batch where it predicts as where it trains: answers change places.
+        given = self.args.train_sampling_strategy, self.args.dataloader_drop_last
+        self.args.train_sampling_strategy, self.args.dataloader_drop_last = "random", False
+        try:
+            yield
+        finally:
+            self.args.train_sampling_strategy, self.args.dataloader_drop_last = given
 
     def _metrics(self, prediction: EvalPrediction) -> dict[str, float]:
         logits = prediction.predictions

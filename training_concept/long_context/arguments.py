@@ -77,7 +77,7 @@ class LongContextArguments(RepetitionArguments):
         },
     )
     max_eval_samples: int | None = field(
-        default=None, metadata={"help": "Score the first so many examples only, to try things out."}
+        default=None, metadata={"help": "Score the first so many examples only, of each fold, to try things out."}
     )
     baselines: bool = field(
         default=True, metadata={"help": "Whether to score the most frequent answer and a bag of words too."}
@@ -122,6 +122,8 @@ class LongContextArguments(RepetitionArguments):
                 f"--curriculum_examples takes {len(lengths)} numbers, one for each length that is trained at, got "
                 f"{len(self.curriculum_examples)}."
             )
+        if self.curriculum_examples is not None and self.max_train_samples is not None:
+            raise ValueError("--curriculum_examples and --max_train_samples exclude each other.")
         if self.score_every_length and not self.length_curriculum:
             raise ValueError("--score_every_length goes with --length_curriculum.")
         if self.generated_sizes is not None and (len(self.generated_sizes) != 3 or min(self.generated_sizes) < 1):

@@ -10,6 +10,7 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData
 
 from configuration_concept import ConceptEncoderConfig
+from evaluation_concept.files import draft
 from evaluation_concept.long_context.tasks import CLASSIFICATION, GENERATIVE, Task
 from training_concept.finetuning.arguments import ClassifierArguments, FineTuningArguments
 from training_concept.long_context.results import write_run
@@ -71,5 +72,6 @@ def push_model(
         has_code=is_concept,
         results_table=table,
     )
-    card.save(folder / CARD)
+    with draft(folder / CARD) as path:
+        card.save(path)
     push_run(args, folder)

@@ -166,7 +166,7 @@ def _run_fold(
     for stage, (train, scored) in list(zip(stages, rows, strict=True))[:-1]:
         cell_folder = folder / f"length-{stage.length}"
         kept, wanted = cell_folder / "model", {SCORED: scored} if is_scored else {}
-        cell = Cell(cell_folder, train, wanted, seed, started_from=started_from, keep=kept)
+        cell = Cell(cell_folder, train, wanted, seed, started_from=started_from, keep=kept, uploaded=False)
         result = stage.tuner.run(asked, cell)
         started_from = str(kept)
         if is_scored:

@@ -13,6 +13,7 @@ from evaluation_concept.files import draft, write_json
 from evaluation_concept.long_context import longbench, metrics, scrolls
 from evaluation_concept.long_context.baselines import FIRST_TOKENS
 from evaluation_concept.long_context.tasks import SELECTION, Example, Task
+from training_concept.finetuning.claim import RESULTS_FILE
 from training_concept.finetuning.results import REFERENCES, summary
 from training_concept.long_context.experiment import (
     BAG_OF_FIRST_WORDS,
@@ -24,7 +25,7 @@ from training_concept.long_context.experiment import (
     Outcome,
 )
 
-RESULTS_FILE, TABLE_FILE = "results.json", "results.md"
+TABLE_FILE = "results.md"
 PREDICTIONS_FOLDER, SUBMISSION_FOLDER = "predictions", "submission"
 SCROLLS_FILE = "scrolls_predictions.csv"
 COLUMNS = {

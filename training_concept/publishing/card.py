@@ -23,6 +23,8 @@ from training_concept.report import loading_code
 
 TEMPLATES = Path(__file__).parents[2] / "model_cards"
 LOSS_CURVE = "loss_curve.png"
+# More texts than that are listed below one another.
+MOST_IN_A_SENTENCE = 3
 PIPELINES = {
     "ForMaskedLM": "fill-mask",
     "ForSequenceClassification": "text-classification",
@@ -74,7 +76,7 @@ def write_card(
         results_table=table,
         loss_curve=LOSS_CURVE,
         examples=[(sentence, guesses.replace("|", r"\|")) for sentence, guesses in examples],
-        training_data=_training_data(data_args),
+        training_data=_training_data(data_args, Path(args.output_dir)),
         settings=_settings(trainer, data_args, metrics),
     )
     card.save(Path(args.output_dir) / CARD)
@@ -103,6 +105,54 @@ def write_minimal_card(folder: Path, repo_id: str) -> None:
     card.save(folder / CARD)
 
 
+def write_embedding_card(
+    trainer: Trainer, base_model: str, settings: Mapping[str, str], task: Mapping[str, Any], table: str
+) -> ModelCard:
+    """
+    Write the model card of an encoder that was fine-tuned on pairs as README.md of its output folder.
+
+    Args:
+        trainer: that trained it.
+        base_model: name of what it was fine-tuned from.
+        settings: what was special about it, beside the settings of every training.
+        task: how many `queries` and `passages` it was scored on, and the metrics of `this model`; may be empty.
+        table: of the scores of all systems.
+    """
+    name = trainer.hub_model_id or Path(trainer.args.output_dir).resolve().name
+    results = [
+        EvalResult(
+            task_type="sentence-similarity",
+            dataset_type="pairs",
+            dataset_name="held-out pairs",
+            metric_type=metric,
+            metric_value=round(value, 4),
+        )
+        for metric, value in task.get("this model", {}).items()
+        if metric != "epoch"
+    ]
+    card = ModelCard.from_template(
+        ModelCardData(
+            language=trainer.args.language,
+            license=trainer.args.license,
+            library_name="sentence-transformers",
+            pipeline_tag="sentence-similarity",
+            tags=["sentence-transformers", "concept-encoder", "custom_code"],
+            base_model=None if Path(base_model).exists() else base_model,
+            model_name=name,
+            eval_results=results or None,
+        ),
+        template_path=str(TEMPLATES / "text_embedding.md"),
+        title=name,
+        base_model=base_model,
+        queries=f"{task.get('queries', 0):,}",
+        passages=f"{task.get('passages', 0):,}",
+        results_table=table,
+        settings=_optimisation(trainer) | dict(settings),
+    )
+    card.save(Path(trainer.args.output_dir) / CARD)
+    return card
+
+
 def name_card(folder: Path, name: str, repo_id: str) -> None:
     """
     If the card in `folder` calls the model by the `name` of a folder, call it by its repository.
@@ -119,8 +169,13 @@ def name_card(folder: Path, name: str, repo_id: str) -> None:
         raise ValueError(f"{CARD}: its metadata cannot be read ({error}).") from error
     text, old = path.read_text(encoding="utf-8"), re.escape(name)
     text = re.sub(rf"^(# |- name: ){old}$", lambda found: found[1] + repo_id, text, flags=re.MULTILINE)
-    text = re.sub(rf'(model=|from_pretrained\()"{old}"', lambda found: f'{found[1]}"{repo_id}"', text)
-    path.write_text(text, encoding="utf-8")
+    path.write_text(name_in_code(text, name, repo_id), encoding="utf-8")
+
+
+def name_in_code(text: str, name: str, new_name: str) -> str:
+    """The text of a card whose code loads `new_name` in place of the folder called `name`, wherever that lay."""
+    calls = rf'(model=|from_pretrained\(|SentenceTransformer\()"(?:[^"\s]*/)?{re.escape(name)}"'
+    return re.sub(calls, lambda found: f'{found[1]}"{new_name}"', text)
 
 
 def dataset_identity(source: Source) -> tuple[str | None, str]:
@@ -181,47 +236,74 @@ def _example_code(examples: list[tuple[str, str]]) -> str:
     return "\n".join(f'fill("{sentence}")' for sentence, _ in examples[:1])
 
 
-def _training_data(data_args: DataArguments) -> str:
+def _training_data(data_args: DataArguments, folder: Path) -> str:
+    """What was trained on. What a recipe names for evaluation alone is not in the run's counts; a stream has none."""
     if data_args.train_file:
-        return f"the file {Path(data_args.train_file).name}"
+        return f"the file {Path(data_args.train_file).name}."
     recipe = recipe_from_arguments(data_args)
-    return "; ".join(_describe_source(source, recipe.weights) for source in recipe.sources)
+    counts = json.loads((folder / "data.json").read_text(encoding="utf-8"))
+    sources = [source for source in recipe.sources if source.label in counts.get("train", {})] or [*recipe.sources]
+    weights = recipe.weights
+    trained = {source.label: weights[source.label] for source in sources} if weights else None
+    if len(sources) <= MOST_IN_A_SENTENCE:
+        return "; ".join(_describe_source(source, trained) for source in sources) + "."
+    head = "the training splits of these.\n\n| text | share of the rows | licence |\n|---|---:|---|\n"
+    shares = [f"{_share(source, trained):.1%}" if trained else "by size" for source in sources]
+    return head + "\n".join(
+        f"| {_link(source)} | {share} | {source.license or 'not stated'} |"
+        for source, share in zip(sources, shares, strict=True)
+    )
 
 
 def _describe_source(source: Source, weights: Mapping[str, float] | None) -> str:
-    hub_id, short_name = dataset_identity(source)
-    name = f"[{hub_id}](https://huggingface.co/datasets/{hub_id})" if hub_id else f"`{short_name}`"
-    share = f"{weights[source.label] / sum(weights.values()):.0%} of the rows" if weights else ""
+    share = f"{_share(source, weights):.0%} of the rows" if weights else ""
     notes = ", ".join(filter(None, (source.name, share, source.license)))
-    return f"the training split of {name}" + (f" ({notes})" if notes else "")
+    return f"the training split of {_link(source)}" + (f" ({notes})" if notes else "")
+
+
+def _link(source: Source) -> str:
+    hub_id, short_name = dataset_identity(source)
+    return f"[{hub_id}](https://huggingface.co/datasets/{hub_id})" if hub_id else f"`{short_name}`"
+
+
+def _share(source: Source, weights: Mapping[str, float]) -> float:
+    return weights[source.label] / sum(weights.values())
 
 
 def _evaluation_data(data_args: DataArguments) -> str:
     if data_args.validation_file:
         return f"the file {Path(data_args.validation_file).name}"
     names = [dataset_identity(source)[1] for source in recipe_from_arguments(data_args).sources]
+    if len(names) > MOST_IN_A_SENTENCE:
+        return f"the {data_args.validation_split} splits of {len(names)} texts"
     return f"the {data_args.validation_split} split of {', '.join(names)}"
 
 
 def _settings(trainer: Trainer, data_args: DataArguments, metrics: dict[str, float]) -> dict[str, str]:
+    settings = _optimisation(trainer)
+    settings["Rows a step"] += f" of up to {data_args.max_seq_length} tokens"
+    if "train_tokens_per_second" in metrics:
+        settings["Speed"] = (
+            f"{metrics['train_tokens_per_second']:,.0f} tokens/s on {trainer.args.world_size} x "
+            f"{_device_name(trainer.args.device)}, {metrics['train_runtime']:,.0f} s in all"
+        )
+    return settings
+
+
+def _optimisation(trainer: Trainer) -> dict[str, str]:
     args = trainer.args
     rows = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-    settings = {
+    optimizer = f"Muon for matrices of linear layers, {args.optim.value}" if args.muon else args.optim.value
+    return {
         "Steps": f"{trainer.state.global_step:,}",
-        "Rows a step": f"{rows:,} of up to {data_args.max_seq_length} tokens",
+        "Rows a step": f"{rows:,}",
         "Learning rate": f"{args.learning_rate:g}, {args.lr_scheduler_type.value}, warm-up {args.warmup_steps:g}",
-        "Optimizer": f"{args.optim.value}, betas {args.adam_beta1:g} and {args.adam_beta2:g}, "
+        "Optimizer": f"{optimizer}, betas {args.adam_beta1:g} and {args.adam_beta2:g}, "
         f"weight decay {args.weight_decay:g}",
         "Precision": args.mixed_precision if args.bf16 or args.fp16 else "fp32",
         "Seed": str(args.seed),
         "Versions": f"transformers {transformers.__version__}, torch {transformers.utils.get_torch_version()}",
     }
-    if "train_tokens_per_second" in metrics:
-        settings["Speed"] = (
-            f"{metrics['train_tokens_per_second']:,.0f} tokens/s on {args.world_size} x {_device_name(args.device)}, "
-            f"{metrics['train_runtime']:,.0f} s in all"
-        )
-    return settings
 
 
 def _device_name(device: torch.device) -> str:

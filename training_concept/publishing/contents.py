@@ -31,7 +31,7 @@ TRAVELS = (
     *("vocab.txt", "vocab.json", "merges.txt", "*.model"),
     *("modules.json", "config_sentence_transformers.json", "sentence_bert_config.json"),
     *(CARD, "LICENSE*", "NOTICE*", "*.png", "*.svg"),
-    *("*results.json", "results.md", "data.json", "training_args.json", "trainer_state.json"),
+    *("*results.json", "results.md", "retrieval.json", "data.json", "training_args.json", "trainer_state.json"),
 )
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 # What runs keep beside their model, for themselves.

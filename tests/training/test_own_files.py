@@ -1,0 +1,196 @@
+# Copyright 2026 The Concept Encoder authors.
+# SPDX-License-Identifier: Apache-2.0
+"""`run_glue.py` on files of one's own: what their labels mean, and checkpoints that are scored as they are."""
+
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from transformers import AutoConfig
+
+from tests.training.tiny_glue import WORDS, count_trainings, run, scores, tiny_bert, write_checkpoint, write_glue
+from training_concept.finetuning.arguments import ExperimentArguments, FineTuningArguments
+from training_concept.finetuning.task_arguments import TaskArguments
+from training_concept.finetuning.tasks_data import load_files
+
+NAMES = ("bad", "fine", "good")
+QUICK: dict[str, Any] = {"baselines": False, "max_steps": 1}
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("bert"), tiny_bert())
+
+
+@pytest.fixture(scope="module")
+def trained(bert: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
+    """A classifier of three classes, and the files that it was trained and scored on."""
+    folder = tmp_path_factory.mktemp("trained")
+    files = {"train_file": write(folder / "train.jsonl", rows(30)), "validation_file": write(folder / "dev.jsonl")}
+    steps = {"max_steps": 60, "per_device_train_batch_size": 16, "learning_rate": 3e-3}
+    run(bert, folder / "out", baselines=False, **steps, **files)
+    assert len(set(predictions(folder / "out", "train"))) > 1
+    return folder / "out", files
+
+
+def rows(number: int = 20, labels: Any = NAMES) -> list[dict[str, Any]]:
+    """The first words of `WORDS` over and over, one for each label."""
+    return [
+        {"text": f"{WORDS[n % len(labels)]} " * (1 + n % 5), "label": labels[n % len(labels)]} for n in range(number)
+    ]
+
+
+def write(path: Path, content: list[dict[str, Any]] | None = None) -> str:
+    lines = rows() if content is None else content
+    path.write_text("".join(json.dumps(row) + "\n" for row in lines), encoding="utf-8")
+    return str(path)
+
+
+def predictions(output: Path, task: str = "dev") -> np.ndarray:
+    with np.load(output / "predictions" / f"{task}.npz") as arrays:
+        return arrays["model/validation"][0]
+
+
+def test_a_checkpoint_answers_for_texts_without_labels_by_name(tmp_path, trained):
+    model, files = trained
+    texts = [{"text": row["text"]} for row in rows()]
+    settings = {"do_train": None, "do_eval": None, "do_predict": True}
+    run(model, tmp_path / "out", test_file=write(tmp_path / "new.jsonl", texts), **settings)
+    lines = (tmp_path / "out/submission/new.tsv").read_text().splitlines()
+    run(model, tmp_path / "scored", do_train=None, validation_file=files["validation_file"])
+    assert [line.split("\t")[1] for line in lines[1:]] == [NAMES[n] for n in predictions(tmp_path / "scored")]
+
+
+def test_a_checkpoint_is_scored_on_fewer_classes_than_it_has(tmp_path, trained):
+    model, files = trained
+    run(model, tmp_path / "all", do_train=None, validation_file=files["validation_file"])
+    only = write(tmp_path / "only.jsonl", [row for row in rows() if row["label"] == "good"])
+    run(model, tmp_path / "some", do_train=None, validation_file=only)
+    of_all = [
+        answer for answer, row in zip(predictions(tmp_path / "all"), rows(), strict=True) if row["label"] == "good"
+    ]
+    assert predictions(tmp_path / "some", "only").tolist() == of_all
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["GOOD", "bad", "Fine"], None),
+        (["LABEL_0", "LABEL_1", "LABEL_2"], None),
+        (["joy", "fear", "love"], "joy, fear"),
+    ],
+)
+def test_labels_are_known_by_their_names(tmp_path, trained, names, message):
+    """Whatever their case; a checkpoint that names none has the task's order, one with other names is refused."""
+    model, files = trained
+    other = shutil.copytree(model, tmp_path / "other", ignore=shutil.ignore_patterns("cells"))
+    config = json.loads((other / "config.json").read_text())
+    config |= {"id2label": dict(enumerate(names)), "label2id": {name: n for n, name in enumerate(names)}}
+    (other / "config.json").write_text(json.dumps(config))
+    settings = {"do_train": None, "validation_file": files["validation_file"]}
+    if message:
+        with pytest.raises(ValueError, match=message):
+            run(other, tmp_path / "out", **settings)
+        return
+    run(model, tmp_path / "as_trained", **settings)
+    run(other, tmp_path / "out", **settings)
+    order = [NAMES.index(name.lower()) if name.lower() in NAMES else n for n, name in enumerate(names)]
+    assert predictions(tmp_path / "out").tolist() == [order[n] for n in predictions(tmp_path / "as_trained")]
+
+
+def test_a_regression_stays_one_on_whole_numbers(tmp_path, bert):
+    train = write(tmp_path / "train.jsonl", rows(labels=[0.5, 1.0, 2.5]))
+    whole = write(tmp_path / "whole.jsonl", rows(labels=[1, 2, 3]))
+    results = run(bert, tmp_path / "out", train_file=train, validation_file=whole, **QUICK)
+    assert results["tasks"]["train"]["metric"] == ["pearson", "spearmanr"]
+    scored = run(tmp_path / "out", tmp_path / "scored", do_train=None, validation_file=whole)
+    assert scores(scored, "whole") == scores(results, "train")
+
+
+def test_numbers_and_their_digits_are_one_class(tmp_path, bert):
+    files = {"train": rows(labels=[1, 2]), "validation": rows(labels=["1", "2"])}
+    paths = {f"{split}_file": write(tmp_path / f"{split}.jsonl", some) for split, some in files.items()}
+    run(bert, tmp_path / "out", **paths, **QUICK)
+    assert AutoConfig.from_pretrained(tmp_path / "out").id2label == {0: "1", 1: "2"}
+
+
+def test_numbers_that_are_text_are_no_classes(tmp_path):
+    path = write(tmp_path / "train.jsonl", rows(labels=["0.5", "1.5", "2.0"]))
+    with pytest.raises(ValueError, match=r"holds numbers as text, such as '0\.5'"):
+        load_files({"train": path}, None, None, "label")
+
+
+def test_columns_are_named_for_a_task_of_glue_too(tmp_path, bert):
+    own = [{"review": row["text"], "stars": row["label"]} for row in rows(labels=["negative", "positive"])]
+    files = dict.fromkeys(("train_file", "validation_file"), write(tmp_path / "own.jsonl", own))
+    columns = {"text_columns": ["review"], "label_column": "stars"}
+    assert scores(run(bert, tmp_path / "out", task_name=["sst2"], **columns, **files, **QUICK), "sst2")
+    with pytest.raises(ValueError, match="sst2 has 1 columns of text"):
+        run(bert, tmp_path / "out", task_name=["sst2"], text_columns=["review", "stars"], **files, **QUICK)
+
+
+def test_what_is_trained_on_and_scored_is_counted(tmp_path, caplog):
+    files = {"train": write(tmp_path / "train.jsonl"), "validation": write(tmp_path / "dev.jsonl", rows(3))}
+    with caplog.at_level(logging.WARNING):
+        data = load_files(files, None, None, "label")
+    assert len(data.train) == 20
+    assert "train: 6 of 20 training examples are scored, too" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"max_seq_length": 2}, "--max_seq_length 2 leaves no room for text: 2 tokens are special"),
+        ({"dataloader_drop_last": True, "per_device_train_batch_size": 64}, "drops all 20 training examples"),
+    ],
+)
+def test_what_would_train_on_nothing_is_refused(tmp_path, bert, changes, message):
+    files = dict.fromkeys(("train_file", "validation_file"), write(tmp_path / "train.jsonl"))
+    with pytest.raises(ValueError, match=message):
+        run(bert, tmp_path / "out", **files, **QUICK | changes)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "message"),
+    [
+        (TaskArguments, {"task_name": ["sst2"], "text_columns": ["a"]}, "--text_columns goes with --train_file"),
+        (TaskArguments, {"train_file": "a.csv", "dataset_name": "mine"}, "--dataset_name has GLUE's own tasks"),
+        (TaskArguments, {"task_name": ["sst2"], "mnli_init": "x"}, "--mnli_init is for rte, mrpc, stsb"),
+        (ExperimentArguments, {"sweep_folds": 5}, "--sweep_folds goes with --sweep only"),
+        (FineTuningArguments, {"resume_from_checkpoint": "x"}, "would start every seed and fold from one checkpoint"),
+        (FineTuningArguments, {"prediction_loss_only": True}, "--prediction_loss_only has no meaning here"),
+        (FineTuningArguments, {"eval_do_concat_batches": False}, "--eval_do_concat_batches False"),
+    ],
+)
+def test_a_flag_that_does_nothing_or_harm_is_refused(kind, settings, message):
+    with pytest.raises(ValueError, match=message):
+        kind(**settings)
+
+
+def test_every_example_is_scored_in_its_place(tmp_path, trained):
+    """Whatever is said of batches to train on: stock would group what it predicts by length, and drop the rest."""
+    model, files = trained
+    settings = {"do_train": None, "validation_file": files["validation_file"], "per_device_eval_batch_size": 3}
+    run(model, tmp_path / "plain", **settings)
+    batches = {"train_sampling_strategy": "group_by_length", "dataloader_drop_last": True}
+    run(model, tmp_path / "grouped", **settings, **batches)
+    assert np.array_equal(predictions(tmp_path / "plain"), predictions(tmp_path / "grouped"))
+
+
+def test_nothing_is_trained_to_stand_beside_no_score(tmp_path, bert, monkeypatch):
+    folders = count_trainings(monkeypatch)
+    train = write(tmp_path / "train.jsonl")
+    results = run(bert, tmp_path / "out", train_file=train, do_eval=None, random_init_baseline=True, **QUICK)
+    assert [Path(folder).parent.name for folder in folders] == ["model"]
+    assert results["tasks"]["train"]["trained_on"] == [20]
+
+
+def test_mnli_of_another_run_is_not_started_from_by_oversight(tmp_path, bert):
+    glue = write_glue(tmp_path / "glue", ["mnli", "rte"])
+    settings = {"dataset_name": glue, "task_name": ["mnli", "rte"], "mnli_init": tmp_path / "other" / "mnli"}
+    with pytest.raises(ValueError, match="this run trains on mnli, say --mnli_init mnli"):
+        run(bert, tmp_path / "out", **settings, **QUICK)

@@ -1,0 +1,86 @@
+# Copyright 2026 The Concept Encoder authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The output folder of a run of several fine-tunings: whose it is, and that nobody else is at work in it."""
+
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from huggingface_hub.utils import WeakFileLock
+
+from training_concept.finetuning.arguments import FineTuningArguments
+
+RESULTS_FILE, LOCK_FILE = "results.json", ".lock"
+GLUE, LONG_CONTEXT = "run_glue.py", "run_long_context.py"
+LOCK_SECONDS = 0.1
+
+
+@contextmanager
+def claimed(args: FineTuningArguments, script: str, folders: Sequence[str]) -> Iterator[Path]:
+    """
+    The output folder, if it is empty or holds a run of this script, which goes on unless it is to be repeated.
+
+    Args:
+        args: name the folder; with `overwrite_output_dir` what the last run left in `folders` is removed.
+        script: `GLUE` or `LONG_CONTEXT`.
+        folders: that the script makes in it; one of the first two says that a run has begun there.
+
+    Raises:
+        ValueError: it holds something else, the results of a training that this run would replace without one, or a
+            run that has not ended.
+    """
+    folder = Path(args.output_dir)
+    _check_owner(folder, args, script, folders)
+    is_main = args.process_index == 0
+    with _locked(folder) if is_main else nullcontext():
+        if args.overwrite_output_dir and is_main:
+            for stale in folders:
+                shutil.rmtree(folder / stale, ignore_errors=True)
+        # Nobody reads what is about to be removed.
+        PartialState().wait_for_everyone()
+        yield folder
+
+
+def _check_owner(folder: Path, args: FineTuningArguments, script: str, folders: Sequence[str]) -> None:
+    if not folder.is_dir() or all(path.name == LOCK_FILE for path in folder.iterdir()):
+        return
+    results = folder / RESULTS_FILE
+    if not any(path.exists() for path in (results, *(folder / name for name in folders[:2]))):
+        raise ValueError(f"{folder} is not empty and holds no run of this script. Choose another --output_dir.")
+    content = _read_results(results) if results.is_file() else {}
+    if content and script != (LONG_CONTEXT if "max_seq_length" in content else GLUE):
+        raise ValueError(f"{folder} holds results of the other script, not of {script}. Choose another --output_dir.")
+    if not args.do_train and _is_trained(content):
+        raise ValueError(
+            f"{folder} holds the results of a training, which would be lost: choose another --output_dir to score "
+            "without one."
+        )
+
+
+def _read_results(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read ({error}): remove it, and it is written again.") from error
+
+
+def _is_trained(content: dict[str, Any]) -> bool:
+    return any(task.get("trained_on") for task in content.get("tasks", {}).values())
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = WeakFileLock(folder / LOCK_FILE, timeout=LOCK_SECONDS)
+    try:
+        lock.__enter__()
+    except TimeoutError:
+        raise ValueError(f"Another run is at work in {folder}. Wait for it, or choose another --output_dir.") from None
+    try:
+        yield
+    finally:
+        lock.__exit__(None, None, None)
