@@ -13,8 +13,8 @@
 # limitations under the License.
 """What `from_pretrained` of these models has to know beside what the library's does."""
 
-import os
 from contextlib import suppress
+from os import PathLike
 from typing import Any
 
 import torch
@@ -26,7 +26,7 @@ AUTOMATIC = ("auto", "balanced", "balanced_low_0", "sequential")
 
 
 def loading_options(
-    model_class: type[PreTrainedModel], name: str | os.PathLike | None, options: dict[str, Any]
+    model_class: type[PreTrainedModel], name: str | PathLike | None, options: dict[str, Any]
 ) -> dict[str, Any]:
     """
     The `options` of `from_pretrained` for a checkpoint `name`, as `model_class` needs them.
@@ -46,7 +46,7 @@ def loading_options(
 
 
 def saved_architectures(
-    model_class: type[PreTrainedModel], name: str | os.PathLike | None, options: dict[str, Any]
+    model_class: type[PreTrainedModel], name: str | PathLike | None, options: dict[str, Any]
 ) -> list[str]:
     """The classes that wrote the checkpoint `name`, as its configuration has them; none if nothing says so."""
     config = options.get("config")

@@ -13,7 +13,7 @@
 # limitations under the License.
 """The concept encoder and its heads: N tokens are read into C concept vectors, and decoded from them."""
 
-import os
+from os import PathLike
 from typing import Any
 
 import torch
@@ -116,7 +116,7 @@ class ConceptEncoderPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(
-        cls, pretrained_model_name_or_path: str | os.PathLike | None, *model_args: Any, **kwargs: Any
+        cls, pretrained_model_name_or_path: str | PathLike | None, *model_args: Any, **kwargs: Any
     ) -> PreTrainedModel:
         """As `PreTrainedModel.from_pretrained`."""
         options = loading_options(cls, pretrained_model_name_or_path, kwargs)

@@ -42,6 +42,8 @@ ALLOWED_IMPORTS = {
     *("torch", "transformers", "huggingface_hub", "collections", "typing", "dataclasses", "math", "re", "itertools"),
     *("contextlib", "concurrent"),
 }
+# Types alone, which do nothing.
+TYPES = {"os": {"PathLike"}}
 OPTIONAL_IMPORTS = {"liger_kernel", "triton", "configuration_concept"}
 HOOK = "configuration_concept.py"
 HOOK_IMPORTS = {"json", "os", "pathlib", "shutil"}
@@ -75,7 +77,9 @@ def imported(tree: ast.AST) -> Iterator[str]:
         if isinstance(node, ast.Import):
             yield from (alias.name.partition(".")[0] for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
-            yield (node.module or "").partition(".")[0]
+            module = node.module or ""
+            if not {alias.name for alias in node.names} <= TYPES.get(module, set()):
+                yield module.partition(".")[0]
 
 
 def calls(tree: ast.AST) -> Iterator[tuple[str, ast.Call]]:

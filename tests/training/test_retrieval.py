@@ -214,7 +214,7 @@ def test_two_processes_learn_what_one_does(start, tmp_path):
         ({"muon": True}, "--muon is not for retrieval"),
         ({"objectives": "mlm:2"}, "--objectives is not for retrieval"),
         ({"label_smoothing_factor": 0.1}, "--label_smoothing_factor is not for retrieval"),
-        ({"contrastive_temperature": 0.1, "license": "mit"}, "--license, --contrastive_temperature is not"),
+        ({"contrastive_temperature": 0.1, "z_loss": 0.1}, "--z_loss, --contrastive_temperature is not"),
         ({"eval_strategy": "steps", "do_eval": False, "validation_file": None}, "--do_eval needs a --validation_file"),
     ],
 )
