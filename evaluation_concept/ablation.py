@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from datasets import Dataset
 from torch import nn
@@ -15,7 +14,7 @@ from transformers import PreTrainedModel
 
 from evaluation_concept.baselines import IGNORED_LABEL, TokenStatistics, unigram_baseline
 from evaluation_concept.errors import NotMeasurableError
-from evaluation_concept.states import num_free_concepts
+from evaluation_concept.states import evenly, num_free_concepts
 
 SHARES = (0.1, 0.25, 0.5, 0.75, 0.9)
 # Slots that are taken away one at a time, and documents' own spans that lose theirs.
@@ -190,7 +189,7 @@ def _named_slots(config: Any) -> list[int]:
     free = num_free_concepts(config)
     if free is not None:
         return list(range(free))
-    return np.linspace(0, config.num_concepts - 1, min(MOST_SLOTS, config.num_concepts), dtype=int).tolist()
+    return evenly(config.num_concepts, MOST_SLOTS).tolist()
 
 
 def _span_removals(

@@ -36,6 +36,7 @@ from evaluation_concept.reading import (
 from evaluation_concept.states import (
     TokenRow,
     encode_rows,
+    evenly,
     mean_concepts,
     num_free_concepts,
     random_encoder,
@@ -135,7 +136,7 @@ def analyse_token_recovery(subject: Subject) -> Results:
         if free is not None:
             used = encoded.mask.numpy()
             used[:, :free] = False
-            picked = _evenly(int(used.sum()), MOST_SPANS)
+            picked = evenly(int(used.sum()), MOST_SPANS)
             spans = [span for row, slots in zip(rows, used, strict=True) for span in _spans(row, int(slots.sum()))]
             features = encoded.concepts.numpy()[used][picked]
             members, owners = [spans[index] for index in picked], documents.repeat(used.sum(axis=1))[picked]
@@ -199,7 +200,7 @@ def analyse_reading(subject: Subject) -> Results:
 def _sorted_tokens(subject: Subject) -> tuple[list[np.ndarray], dict[str, TokenClasses]]:
     """Rows to read, and the ways in which their tokens are sorted."""
     rows, classes = [row.input_ids[:READ_LENGTH] for row in subject.rows], {}
-    rows = [rows[index] for index in _evenly(len(rows), READ_ROWS)]
+    rows = [rows[index] for index in evenly(len(rows), READ_ROWS)]
     if subject.tagged:
         length = min(READ_LENGTH, max(map(len, rows)))
         rows, tags = tag_tokens(list(subject.tagged), subject.tokenizer, length, READ_ROWS)
@@ -207,11 +208,6 @@ def _sorted_tokens(subject: Subject) -> tuple[list[np.ndarray], dict[str, TokenC
     classes["frequency"] = by_frequency(rows, subject.tokenizer.all_special_ids)
     classes["place in sentence"] = by_place_in_sentence(rows, subject.tokenizer)
     return rows, classes
-
-
-def _evenly(number: int, most: int) -> np.ndarray:
-    """Indices of at most `most` of `number` things, spread evenly."""
-    return np.linspace(0, number - 1, min(most, number), dtype=int)
 
 
 PARTS: Mapping[str, Callable[[Subject], Results]] = {

@@ -18,6 +18,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from evaluation_concept.errors import NotMeasurableError
+from evaluation_concept.states import evenly
 
 RIDGE_PENALTIES = (1.0, 100.0, 10_000.0)
 INVERSE_PENALTIES = (0.001, 0.01, 0.1, 1.0)
@@ -190,8 +191,7 @@ def swap_pairs(texts: Iterable[str], most: int, seed: int = 0) -> list[SwapPair]
     """
     generator = np.random.default_rng(seed)
     sentences = [(document, sentence) for document, text in enumerate(texts) for sentence in split_sentences(text)]
-    picked = np.linspace(0, len(sentences) - 1, min(most, len(sentences)), dtype=int)
-    pairs = (_swap(sentences[index][0], sentences[index][1], generator) for index in picked)
+    pairs = (_swap(sentences[index][0], sentences[index][1], generator) for index in evenly(len(sentences), most))
     return [pair for pair in pairs if pair is not None]
 
 

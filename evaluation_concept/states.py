@@ -110,8 +110,12 @@ def cut_rows(
         rows += [TokenRow(np.array(ids), document) for ids in windows if ids is windows[0] or 2 * len(ids) >= length]
     if not rows:
         raise ValueError("The texts to analyse are empty.")
-    picked = np.linspace(0, len(rows) - 1, min(most or len(rows), len(rows)), dtype=int)
-    return [rows[index] for index in picked]
+    return [rows[index] for index in evenly(len(rows), most or len(rows))]
+
+
+def evenly(number: int, most: int) -> np.ndarray:
+    """Indices of at most `most` of `number` things, spread evenly: int64, ascending."""
+    return np.linspace(0, number - 1, min(most, number), dtype=int)
 
 
 def _windows(text: str, tokenizer: PreTrainedTokenizerBase, length: int) -> list[list[int]]:

@@ -10,6 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from evaluation_concept.states import evenly
+
 # Beginnings of the Brown tags of each part of speech, longest first where one begins another.
 TAGS = {
     "noun": ("nn", "nr"),
@@ -115,7 +117,7 @@ def tag_tokens(
     Returns:
         `input_ids` and indices into `PARTS_OF_SPEECH`, int64 `[N]` each; -1 for special tokens.
     """
-    picked = [texts[index] for index in np.linspace(0, len(texts) - 1, min(most, len(texts)), dtype=int)]
+    picked = [texts[index] for index in evenly(len(texts), most)]
     rows, tags = [], []
     for tagged in picked:
         encoding = tokenizer(

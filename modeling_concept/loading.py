@@ -39,8 +39,7 @@ def loading_options(
         mapping = {rf"^{old}\.": f"{new}." for old, new in former.items()}
         options = options | {"key_mapping": mapping | (options.get("key_mapping") or {})}
     # With `head` and `lm_head` in one model, the library takes either for the other when it spreads tied weights.
-    automatic = options.get("device_map") in AUTOMATIC if isinstance(options.get("device_map"), str) else False
-    if automatic and model_class._tied_weights_keys and options.get("max_memory") is None:
+    if options.get("device_map") in AUTOMATIC and model_class._tied_weights_keys and options.get("max_memory") is None:
         options = options | {"device_map": {"": first_device()}}
     return options
 

@@ -13,7 +13,6 @@ weights that fine-tuning will change lie in a file of their own, so that fine-tu
 """
 
 import argparse
-import re
 import shutil
 import sys
 from collections.abc import Sequence
@@ -23,7 +22,7 @@ from tempfile import TemporaryDirectory
 
 from configuration_concept import export_code
 from evaluation_concept.errors import exit_code
-from training_concept.publishing.card import name_in_code
+from training_concept.publishing.card import rename_in_card
 from training_concept.publishing.contents import CARD, WEIGHTS, survey
 from training_concept.publishing.sharing import read_weights, split_weights, write_unshared_weights, write_weights
 from training_concept.publishing.validation import load_in_fresh_process
@@ -76,9 +75,8 @@ def release(run: Path, folder: Path, *, own: str | None = None, base: Path | Non
 
 def _name_card(card: Path, run: Path, folder: Path) -> None:
     """Let the card call the model by its new name, and its code find it from the root of the repository."""
-    text, old = card.read_text(encoding="utf-8"), run.resolve().name
-    text = re.sub(rf"^(# |- name: ){re.escape(old)}$", rf"\g<1>{folder.name}", text, flags=re.MULTILINE)
-    card.write_text(name_in_code(text, old, folder.as_posix()), encoding="utf-8")
+    text = card.read_text(encoding="utf-8")
+    card.write_text(rename_in_card(text, run.resolve().name, folder.name, folder.as_posix()), encoding="utf-8")
 
 
 def main(arguments: Sequence[str]) -> None:

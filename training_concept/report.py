@@ -17,6 +17,7 @@ from evaluation_concept.baselines import (
     fit_bag_of_words_weight,
     unigram_baseline,
 )
+from evaluation_concept.states import evenly
 from training_concept.masking import MaskingCollator
 from training_concept.mixture import MixtureDataset
 from training_concept.rows import RunRows
@@ -39,7 +40,7 @@ def baseline_metrics(rows: RunRows, collator: MaskingCollator, tokenizer: PreTra
     wrap = partial(MixtureDataset, num_stages=len(collator.rates))
     train = concatenate_datasets(list(rows.train[-1].values()))
     statistics = TokenStatistics.from_chunks(train, collator.vocab_size, tokenizer.all_special_ids)
-    picked = np.linspace(0, len(train) - 1, min(ROWS_TO_FIT, len(train)), dtype=int)
+    picked = evenly(len(train), ROWS_TO_FIT)
     weight = fit_bag_of_words_weight(statistics, load(wrap([{"train": train.select(picked)}])))
     batches = load(wrap([rows.validation]))
     scores = {

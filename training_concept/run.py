@@ -132,12 +132,14 @@ def claim_folder(training_args: TrainingArguments, description: dict[str, Any]) 
 
 def was_stopped(state: TrainerState) -> bool:
     """Whether training ended before its last step, on a signal (`enable_jit_checkpoint`), and is to go on later."""
-    if state.global_step >= state.max_steps:
-        return False
+    return state.global_step < state.max_steps
+
+
+def warn_of_stop(state: TrainerState) -> None:
+    """Say that training `was_stopped`, and what to do."""
     logger.warning(
         "Stopped at step %s of %s. Started again, the run goes on from there.", state.global_step, state.max_steps
     )
-    return True
 
 
 def finish_run(training_args: TrainingArguments) -> None:

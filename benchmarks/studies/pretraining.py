@@ -21,7 +21,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import run_analysis
@@ -40,7 +39,7 @@ from evaluation_concept.similarity import (
     read_text_pairs,
     tfidf_likeness,
 )
-from evaluation_concept.states import TokenRow, encode_rows, mean_concepts
+from evaluation_concept.states import TokenRow, encode_rows, evenly, mean_concepts
 from training_concept.arguments import parse_arguments
 
 logger = logging.getLogger(__name__)
@@ -163,7 +162,7 @@ def full_rows(subject: Subject, length: int, most: int) -> list[TokenRow]:
     full = [row for row in subject.rows if len(row.input_ids) == length]
     if len(full) < 2:
         raise ValueError(f"The texts held out have {len(full)} windows of {length} tokens; two are needed.")
-    return [full[index] for index in np.linspace(0, len(full) - 1, min(most, len(full)), dtype=int)]
+    return [full[index] for index in evenly(len(full), most)]
 
 
 def tell_order(subject: Subject, most: int) -> dict[str, float]:

@@ -7,13 +7,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from benchmarks.studies.keep import shared_runs, shares_run
 from evaluation_concept.files import draft, write_json
+from evaluation_concept.states import evenly
 from training_concept.data import encode_texts
 from training_concept.finetuning.kept import read_kept_task
 
@@ -88,7 +88,7 @@ def _select(selection: Selection, tokenizer: PreTrainedTokenizerBase, name: str)
         most = [selection.most_tokens * size / max(sum(sizes), 1) for size in sizes]
     else:
         most = [selection.most_held_out / len(texts)] * len(texts)
-    parts = (_evenly(some, limit / max(size, 1)) for some, limit, size in zip(texts, most, sizes, strict=True))
+    parts = (_share_of(some, limit / max(size, 1)) for some, limit, size in zip(texts, most, sizes, strict=True))
     return [text for part in parts for text in part]
 
 
@@ -103,10 +103,9 @@ def _paragraphs(texts: Iterable[str]) -> Iterator[str]:
     return (line for text in texts for line in text.splitlines())
 
 
-def _evenly(texts: Sequence[str], share: float) -> list[str]:
+def _share_of(texts: Sequence[str], share: float) -> list[str]:
     """A share of texts, spread evenly; all, if it is more than 1."""
-    number = round(len(texts) * min(share, 1.0))
-    return [texts[place] for place in np.linspace(0, len(texts) - 1, number, dtype=int)] if number else []
+    return [texts[place] for place in evenly(len(texts), round(len(texts) * min(share, 1.0)))]
 
 
 def _keep_pairs(tasks: Path, output: Path) -> int:

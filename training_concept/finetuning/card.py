@@ -9,11 +9,9 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from configuration_concept import ConceptEncoderConfig
-from evaluation_concept.files import draft
 from training_concept.finetuning.arguments import ClassifierArguments, FineTuningArguments
 from training_concept.finetuning.experiment import MODEL
-from training_concept.publishing.card import TEMPLATES
-from training_concept.publishing.contents import CARD
+from training_concept.publishing.card import TEMPLATES, save_card
 
 
 def write_task_card(
@@ -48,8 +46,7 @@ def write_task_card(
         notes=_notes(content),
         settings=_settings(args, content),
     )
-    with draft(Path(args.output_dir) / CARD) as path:
-        card.save(path)
+    save_card(card, Path(args.output_dir))
     return card
 
 

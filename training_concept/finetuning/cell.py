@@ -30,7 +30,7 @@ from training_concept.finetuning.data import collator, task_logits, tokenize
 from training_concept.finetuning.model import build_classifier, check_labels, classifier_config, label_names
 from training_concept.finetuning.trainer import FineTuningTrainer
 from training_concept.publishing.pushing import target_of
-from training_concept.run import OPTIMISATION, claim_folder, find_checkpoint, finish_run
+from training_concept.run import OPTIMISATION, claim_folder, find_checkpoint, finish_run, was_stopped
 
 logger = logging.getLogger(__name__)
 
@@ -250,7 +250,7 @@ class FineTuner:
         if trainer.args.dataloader_drop_last and len(trainer.train_dataset) < rows_per_step:
             raise ValueError(f"--dataloader_drop_last drops all {len(trainer.train_dataset)} training examples.")
         metrics = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None).metrics
-        if trainer.state.global_step < trainer.state.max_steps:  # on a signal, with --enable_jit_checkpoint
+        if was_stopped(trainer.state):
             raise InterruptedError(
                 f"{cell.folder} was stopped at step {trainer.state.global_step} of {trainer.state.max_steps}: started "
                 "again, it goes on from there."

@@ -65,7 +65,10 @@ def label_names(config: PreTrainedConfig, task: Task) -> tuple[str, ...]:
 
 def own_labels(args: ClassifierArguments) -> tuple[str, ...] | None:
     """The classes that the checkpoint of `args` names; none of a regression, `None` if it names none."""
-    config = build_config(args)
+    return _own_labels(build_config(args))
+
+
+def _own_labels(config: PreTrainedConfig) -> tuple[str, ...] | None:
     if config.problem_type == "regression":
         return ()
     names = _own_names(config)
@@ -77,8 +80,8 @@ def check_labels(args: ClassifierArguments, task: Task) -> None:
     Raises:
         ValueError: the checkpoint of `args`, which is to be scored as it is, names its classes otherwise than `task`.
     """
-    own = own_labels(args)
-    theirs = label_names(build_config(args), task)
+    config = build_config(args)
+    own, theirs = _own_labels(config), label_names(config, task)
     if own is not None and sorted(map(normalise, own)) != sorted(map(normalise, theirs)):
         there, wanted = (", ".join(names) or "values" for names in (own, theirs))
         raise ValueError(f"{args.model_name_or_path} answers with {there}, {task.name} with {wanted}: train it first.")

@@ -10,12 +10,10 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData
 
 from configuration_concept import ConceptEncoderConfig
-from evaluation_concept.files import draft
 from evaluation_concept.long_context.tasks import CLASSIFICATION, GENERATIVE, Task
 from training_concept.finetuning.arguments import ClassifierArguments, FineTuningArguments
 from training_concept.long_context.results import write_run
-from training_concept.publishing.card import TEMPLATES
-from training_concept.publishing.contents import CARD
+from training_concept.publishing.card import TEMPLATES, save_card
 from training_concept.publishing.pushing import push_run, target_of
 
 
@@ -72,6 +70,5 @@ def push_model(
         has_code=is_concept,
         results_table=table,
     )
-    with draft(folder / CARD) as path:
-        card.save(path)
+    save_card(card, folder)
     push_run(args, folder)

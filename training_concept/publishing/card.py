@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from transformers import PreTrainedModel, Trainer
 
 from configuration_concept import ConceptEncoderConfig
+from evaluation_concept.files import draft
 from training_concept.arguments import ConceptTrainingArguments, DataArguments
 from training_concept.publishing.contents import CARD
 from training_concept.recipes import PACKAGE_PREFIX, Source, recipe_from_arguments
@@ -79,7 +80,7 @@ def write_card(
         training_data=_training_data(data_args, Path(args.output_dir)),
         settings=_settings(trainer, data_args, metrics),
     )
-    card.save(Path(args.output_dir) / CARD)
+    save_card(card, Path(args.output_dir))
     return card
 
 
@@ -102,7 +103,7 @@ def write_minimal_card(folder: Path, repo_id: str) -> None:
         auto_class=f"AutoModel{auto_class}",
         has_code=is_concept,
     )
-    card.save(folder / CARD)
+    save_card(card, folder)
 
 
 def write_embedding_card(
@@ -149,8 +150,14 @@ def write_embedding_card(
         results_table=table,
         settings=_optimisation(trainer) | dict(settings),
     )
-    card.save(Path(trainer.args.output_dir) / CARD)
+    save_card(card, Path(trainer.args.output_dir))
     return card
+
+
+def save_card(card: ModelCard, folder: Path) -> None:
+    """Write a card as README.md of `folder`, whole or not at all."""
+    with draft(folder / CARD) as path:
+        card.save(path)
 
 
 def name_card(folder: Path, name: str, repo_id: str) -> None:
@@ -167,9 +174,13 @@ def name_card(folder: Path, name: str, repo_id: str) -> None:
         ModelCard.load(path)
     except (yaml.YAMLError, ValueError) as error:
         raise ValueError(f"{CARD}: its metadata cannot be read ({error}).") from error
-    text, old = path.read_text(encoding="utf-8"), re.escape(name)
-    text = re.sub(rf"^(# |- name: ){old}$", lambda found: found[1] + repo_id, text, flags=re.MULTILINE)
-    path.write_text(name_in_code(text, name, repo_id), encoding="utf-8")
+    path.write_text(rename_in_card(path.read_text(encoding="utf-8"), name, repo_id, repo_id), encoding="utf-8")
+
+
+def rename_in_card(text: str, name: str, title: str, address: str) -> str:
+    """The text of a card that calls the model `title` in place of `name`, and loads it from `address` in its code."""
+    text = re.sub(rf"^(# |- name: ){re.escape(name)}$", lambda found: found[1] + title, text, flags=re.MULTILINE)
+    return name_in_code(text, name, address)
 
 
 def name_in_code(text: str, name: str, new_name: str) -> str:
