@@ -488,24 +488,24 @@ CONTENDERS: dict[str, Contender] = {
     # In parameters: BERT-base, and the equals of `mini`, `small` and `base`.
     "bert_768x12": _bert(768, 12),
     "bert_256x4": _bert(256, 4),
-    "bert_512x16": _bert(512, 16),
-    "bert_768x18": _bert(768, 18),
+    "bert_512x10": _bert(512, 10),
+    "bert_768x15": _bert(768, 15),
     # The equal of `mini`, and the shapes of Ettin-32M, -68M and -150M, the last of which is ModernBERT-base.
     "modernbert_256x6": _modernbert(256, 6),
     "modernbert_384x10": _modernbert(384, 10),
     "modernbert_512x19": _modernbert(512, 19),
     REFERENCE: _modernbert(768, 22),
     # The equals of `base`.
-    "longformer_768x14": LongformerContender(
-        shape={"num_hidden_layers": 14, "attention_window": 512},
+    "longformer_768x12": LongformerContender(
+        shape={"num_hidden_layers": 12, "attention_window": 512},
         model_class=LongformerForMaskedLM,
         parts=_longformer_parts,
         reads=_longformer_reads,
         positions=PAD + 1,
         defaults=NO_DROPOUT,
     ),
-    "perceiver_1280x12": PerceiverContender(
-        shape={"num_self_attends_per_block": 12},
+    "perceiver_1280x10": PerceiverContender(
+        shape={"num_self_attends_per_block": 10},
         model_class=PerceiverForMaskedLM,
         parts=_perceiver_parts,
         reads=_perceiver_reads,

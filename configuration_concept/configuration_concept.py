@@ -89,7 +89,8 @@ AT_ONCE = (
 REPEATED = ("num_hidden_layers", "num_interleaved_token_layers", "num_iterations")
 ONCE = ("num_token_layers", "num_funnel_stages", "num_decoder_layers", "num_decoder_mixing_layers")
 
-# Everything that a preset leaves out follows from `hidden_size` and `num_hidden_layers`, the size dial.
+# Everything that a preset leaves out follows from `hidden_size` and `num_hidden_layers`, the size dial. `mini` and
+# `base` have as many parameters as ModernBERT of their widths (256 x 6, 768 x 22).
 PRESETS: dict[str, dict[str, Any]] = {
     "nano": {
         "hidden_size": 160,
@@ -100,9 +101,9 @@ PRESETS: dict[str, dict[str, Any]] = {
         "decoder_window": 16,
         "vocab_size": 8192,
     },
-    "mini": {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4, "embedding_size": 128},
-    "small": {"hidden_size": 512, "num_hidden_layers": 10, "num_attention_heads": 8, "embedding_size": 256},
-    "base": {"hidden_size": 768, "num_hidden_layers": 10, "num_attention_heads": 12, "embedding_size": 512},
+    "mini": {"hidden_size": 256, "num_hidden_layers": 6, "num_attention_heads": 2, "embedding_size": 128},
+    "small": {"hidden_size": 512, "num_hidden_layers": 10, "num_attention_heads": 4, "embedding_size": 256},
+    "base": {"hidden_size": 768, "num_hidden_layers": 14, "num_attention_heads": 6, "embedding_size": 512},
     # The plan's grid of token and concept widths (3.3), on the default design.
     "grid_512_512": {"hidden_size": 512, "num_hidden_layers": 6, "num_attention_heads": 8},
     "grid_128_512": {"hidden_size": 512, "num_hidden_layers": 6, "num_attention_heads": 8, "token_hidden_size": 128},
@@ -205,8 +206,9 @@ class ConceptEncoderConfig(PreTrainedConfig):
     nested_dropout (`float`, *optional*, defaults to 0.0):
         Probability that training keeps only a share of a row's concepts, drawn uniformly; every share keeps what
         smaller ones do (arXiv 1402.0915), so that one checkpoint serves several numbers of concepts.
-    read_every (`int`, *optional*, defaults to 2):
-        Concept layers per read of the tokens. Must divide `num_hidden_layers`.
+    read_every (`int`, *optional*):
+        Concept layers per read of the tokens. Must divide `num_hidden_layers`, which is its default: concepts read the
+        tokens once, before all concept layers.
     read_attention (`str`, *optional*, defaults to `"softmax"`):
         How concepts read tokens: `"softmax"` (attention) or `"slot"` (concepts compete for tokens, arXiv 2006.15055).
     share_reads (`bool`, *optional*, defaults to `False`):
@@ -295,7 +297,7 @@ class ConceptEncoderConfig(PreTrainedConfig):
     hidden_size: int = 512
     intermediate_size: int | None = None
     num_hidden_layers: int = 10
-    num_attention_heads: int = 8
+    num_attention_heads: int = 4
     concept_init: str = "anchored"
     concept_positions: str | None = None
     cope_distances: int = 64
@@ -305,7 +307,7 @@ class ConceptEncoderConfig(PreTrainedConfig):
     max_concepts: int = 2048
     num_global_concepts: int = 4
     nested_dropout: float | int = 0.0
-    read_every: int = 2
+    read_every: int | None = None
     read_attention: str = "softmax"
     share_reads: bool = False
     num_iterations: int = 1
@@ -336,6 +338,7 @@ class ConceptEncoderConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         self._default(token_hidden_size=self.hidden_size, intermediate_size=2 * self.hidden_size)
+        self._default(read_every=self.num_hidden_layers)
         self._default(embedding_size=self.token_hidden_size, token_intermediate_size=2 * self.token_hidden_size)
         rotates = self.position_embedding == "rope" and self.concept_init == "anchored"
         self.concept_positions = self.concept_positions or ("rope" if rotates else "none")

@@ -45,6 +45,7 @@ def flow(preset: str, length: int = 512, masked: int = 154) -> list[tuple[str, s
         outputs = ConceptEncoder(config)(ids, **given, output_token_states=True)
     tokens, concepts = outputs.token_states.shape[1], outputs.last_hidden_state.shape[1]
     local = config.num_interleaved_token_layers if config.token_mixer != "none" else 0
+    stages = f", {config.num_stages} stages" if config.num_stages > 1 else ""
     stage = ["read", f"{config.read_every} x concept layer", *(["write back"] if config.write_back else [])]
     stage += [f"{local} x token layer"] if local else []
     stem = [("stem: local attention", f"[B, {tokens}, {config.token_hidden_size}]", TOKEN)]
@@ -55,7 +56,7 @@ def flow(preset: str, length: int = 512, masked: int = 154) -> list[tuple[str, s
         (f"embed, {config.position_embedding} positions", f"[B, {tokens}, {config.token_hidden_size}]", TOKEN),
         *(stem if config.token_mixer != "none" else []),
         (f"concepts: {config.concept_init}", f"[B, {concepts}, {config.hidden_size}]", CONCEPT),
-        (f"core, {config.num_stages} stages:\n{', '.join(stage)}", f"[B, {concepts}, {config.hidden_size}]", CONCEPT),
+        (f"core{stages}:\n{', '.join(stage)}", f"[B, {concepts}, {config.hidden_size}]", CONCEPT),
         (
             f"decode: {config.decoder_query} queries\nread concepts{nearby}",
             decoded,
@@ -111,7 +112,7 @@ def draw_path() -> None:
     axes.text(12.2, 2.75, "C concepts, each anchored\non a span of the text", va="center", fontsize=8.5)
     arrow(axes, (5.93, 3.05), (5.93, 3.35))
     box(axes, 0, 3.4, 11.86, 0.5, "concept layers: self-attention and gated MLP on C vectors", BOX)
-    axes.text(12.2, 3.65, "core, in stages", va="center", fontsize=8.5)
+    axes.text(12.2, 3.65, "core", va="center", fontsize=8.5)
     arrow(axes, (5.93, 3.95), (5.93, 4.8), "decoder: queries attend to concepts")
     axes.text(12.2, 5.15, "only at the wanted\npositions", va="center", fontsize=8.5)
     axes.plot([11.95, 12.05, 12.05, 11.95], [1.05, 1.05, 4.6, 4.6], color="#aaaaaa", lw=0.8)

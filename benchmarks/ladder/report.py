@@ -14,6 +14,7 @@ import re
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -167,6 +168,43 @@ def best(group: Iterable[Standing], kind: str | None = None, family: str | None 
     return min(finalists, key=lambda it: it.loss)
 
 
+@dataclass(frozen=True)
+class Difference:
+    """
+    What came of a goal in a contest.
+
+    Attributes:
+        key: of the goal.
+        contest: it was had in.
+        ours: the best that fits the goal and had a recipe that the control had.
+        control: the best of its shape.
+        values: loss of ours less that of the control, by seed.
+        split: of the losses.
+    """
+
+    key: str
+    contest: Contest
+    ours: Standing
+    control: Standing
+    values: tuple[float, ...]
+    split: str
+
+    @property
+    def rank(self) -> tuple[bool, bool, float]:
+        """Which contest answers for a goal: one of enough seeds on the test split, else the longest in seconds."""
+        settings = self.ours.outcomes[0].settings
+        final = self.split == TEST and len(self.values) >= ENOUGH_SEEDS
+        return final, settings.clock == "seconds", settings.budget
+
+    def row(self) -> list[Any]:
+        """For `differences_table`."""
+        means = [statistics.fmean(it.losses(self.split).values()) for it in (self.ours, self.control)]
+        spread = round(statistics.stdev(self.values), 3) if len(self.values) > 1 else ""
+        labels = self.ours.label, self.control.label
+        numbers = (*(round(it, 3) for it in means), f"{statistics.fmean(self.values):+.3f}", spread)
+        return [*self.contest, *labels, self.split, len(self.values), *numbers]
+
+
 def difference(ours: Standing, control: Standing) -> tuple[list[float], str]:
     """
     Loss of ours less that of the control, for each seed that both have, and the split: test if both were tested.
@@ -209,6 +247,17 @@ def parts_table(contest: Contest, group: Sequence[Standing], part: str) -> Table
     return Table(f"{contest[0]}_{contest[1]}_{part}", columns, rows, f"{note}Validation loss, mean over seeds.")
 
 
+def differences_table(outcomes: Sequence[Outcome]) -> Table:
+    """All goals in all contests that give an answer, so that what a longer budget changes can be seen."""
+    columns = ["length", "contest", "ours", "control", "split", "seeds", "our loss", "its loss", "less it", "spread"]
+    rows = [it.row() for it in differences(outcomes)]
+    note = (
+        "Loss in nats per masked token of the best of ours less that of the best control of the shape, by seed; the "
+        "variant is chosen on validation. Spread: standard deviation of the differences over seeds."
+    )
+    return Table("differences", columns, rows, note)
+
+
 def runs_table(outcomes: Iterable[Outcome]) -> Table:
     """All finished runs, one line each, contest by contest and the best first."""
     columns = ["length", "contest", "variant", "recipe", "learning rate", "seed", "loss", "M tokens", "tok/s"]
@@ -236,6 +285,7 @@ def report(outcomes: Sequence[Outcome], failed: Sequence[Mapping[str, Any]]) -> 
         sections.append(to_markdown(ladder_table(contest, group)))
         sections += [to_markdown(parts_table(contest, group, part)) for part in ("by_source", "by_position")]
     if outcomes:
+        sections += ["## Differences\n", to_markdown(differences_table(outcomes))]
         sections += ["## All runs\n", to_markdown(runs_table(outcomes))]
     if failed:
         sections.append("## Failed\n")
@@ -243,26 +293,29 @@ def report(outcomes: Sequence[Outcome], failed: Sequence[Mapping[str, Any]]) -> 
     return "\n".join(sections) + "\n"
 
 
+def differences(outcomes: Iterable[Outcome]) -> list[Difference]:
+    """By goal, the contests in which it has an answer, in the order of their ranks."""
+    found = []
+    for contest, group in standings(outcomes).items():
+        for key, goal in GOALS.items():
+            if contest[0] == goal.length:
+                # A contest without one of the two sides answers nothing.
+                with suppress(LookupError):
+                    found.append(_difference(key, goal, contest, group))
+    return sorted(found, key=lambda it: (list(GOALS).index(it.key), it.rank))
+
+
 def figures(outcomes: Sequence[Outcome]) -> dict[str, Figure]:
-    """The figures of the ladder that the runs give; a contest without one of its two sides gives none."""
-    found = {"runs_logged": _count_figure(outcomes)}
-    for key, goal in GOALS.items():
-        for contest, group in sorted(standings(outcomes).items(), key=lambda it: _budget(it[1])):
-            if contest[0] != goal.length:
-                continue
-            try:
-                # Contests are in the order of their budgets: the longest is what stays.
-                found[key] = _figure(goal, contest, group)
-            except LookupError:
-                continue
-    return found
+    """The figures of the ladder that the runs give: for each goal, of the contest that answers for it."""
+    answers = {it.key: it for it in differences(outcomes)}
+    return {"runs_logged": _count_figure(outcomes), **{key: _figure(it) for key, it in answers.items()}}
 
 
 def merge(outcomes: Sequence[Outcome], path: Path) -> dict[str, Figure]:
     """Put figures and the standings of all contests into the results file `path`. Returns the figures."""
     found = figures(outcomes)
     tables = [ladder_table(contest, group) for contest, group in standings(outcomes).items()]
-    tables.append(runs_table(outcomes))
+    tables += [differences_table(outcomes), runs_table(outcomes)]
     merge_results(path, found, tables)
     return found
 
@@ -369,25 +422,24 @@ def _part_means(standing: Standing, part: str) -> dict[str, float]:
     return {name: statistics.fmean(values[name]) for name in names}
 
 
-def _budget(group: Sequence[Standing]) -> tuple[bool, float]:
-    """Contests of equal time come behind those of equal tokens, longer ones behind shorter ones."""
-    settings = group[0].outcomes[0].settings
-    return settings.clock == "seconds", settings.budget
-
-
-def _figure(goal: Goal, contest: Contest, group: Sequence[Standing]) -> Figure:
+def _difference(key: str, goal: Goal, contest: Contest, group: Sequence[Standing]) -> Difference:
     control = best(group, kind=goal.control)
     # A recipe that the control was not trained by would be an advantage of the recipe.
     fair = {it.recipe for it in group if it.variant.kind == goal.control}
     ours = best([it for it in group if it.recipe in fair], **goal.ours)
     values, split = difference(ours, control)
+    return Difference(key, contest, ours, control, tuple(values), split)
+
+
+def _figure(found: Difference) -> Figure:
+    ours, control, values = found.ours, found.control, found.values
     bodies = [it.outcomes[0].record["parameters"]["body"] for it in (ours, control)]
     record = ours.outcomes[0].record
     note = (
-        f"{split} loss (nats per masked token) of {ours.label} less that of {control.label}, documents of "
-        f"{contest[0]} tokens, {contest[1]} of training each, {len(values)} seeds, each at the best of its learning "
-        f"rates ({ours.rates} and {control.rates}); parameters of the body {bodies[0] / 1e6:.1f}M and "
-        f"{bodies[1] / 1e6:.1f}M; required: {goal.target}"
+        f"{found.split} loss (nats per masked token) of {ours.label} less that of {control.label}, documents of "
+        f"{found.contest[0]} tokens, {found.contest[1]} of training each, {len(values)} seeds, each at the best of "
+        f"its learning rates ({ours.rates} and {control.rates}); parameters of the body {bodies[0] / 1e6:.1f}M and "
+        f"{bodies[1] / 1e6:.1f}M; required: {GOALS[found.key].target}"
     )
     facts = {"commit": record.get("commit", "unknown"), "device": record["device"], "date": record["date"]}
     return Figure.of_runs(values, unit="nats", command=f"{COMMAND} run", note=note, **facts)

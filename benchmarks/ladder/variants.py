@@ -176,8 +176,8 @@ def _family(contender: Contender) -> str:
 
 
 def _concepts(name: str, change: str, **fields: Any) -> Variant:
-    """A change of the default design."""
-    contender = ConceptContender(shape={"preset": "grid_512_512", **fields})
+    """A change of what the search began with. Records go by the names, so that must not follow later defaults."""
+    contender = ConceptContender(shape={"preset": "grid_512_512", "read_every": 2, **fields})
     return Variant(name, _family(contender), "concepts", change, contender)
 
 
@@ -196,10 +196,13 @@ def _control(name: str, kind: str, every: int, change: str, width: int, layers: 
 
 
 def _defaults() -> Iterator[Variant]:
-    yield _concepts("hybrid", "the default design")
+    yield _concepts("hybrid", "what the search began with: a read before every second concept layer")
     for width in WIDTHS:
         if width != DEFAULT_WIDTH:
             yield _concepts(f"hybrid_{width}", f"everything {width} wide", **_at_width(width))
+    for name in SIZES:
+        contender = ConceptContender(shape={"preset": name})
+        yield Variant(f"preset_{name}", _family(contender), "preset", f"the preset {name}", contender)
 
 
 def _hybrids() -> Iterator[Variant]:
@@ -233,7 +236,9 @@ def _controls() -> Iterator[Variant]:
         yield Variant(name, "control", name, change, contender)
 
 
-# One field at a time, of the default design.
+# Presets of the size dial, the smallest first.
+SIZES = ("nano", "mini", "small", "base")
+# One field at a time.
 HYPOTHESES: dict[str, tuple[Any, ...]] = {
     "write_back": (False,),
     "num_token_layers": (0, 1, 4, 6),

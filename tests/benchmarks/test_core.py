@@ -47,13 +47,13 @@ def test_the_cost_of_small_is_reported_beside_what_is_there(tmp_path, monkeypatc
 
     results = read_results(path)
     assert set(results.figures) == {"test_minutes", "flops_64k_over_16k", "peak_gb_forward_small_16k"}
-    assert 3 < results.figures["flops_64k_over_16k"].value <= 4.2
+    assert 2 < results.figures["flops_64k_over_16k"].value <= 4.2
     peak = results.figures["peak_gb_forward_small_16k"]
     assert (peak.value, peak.runs) == (2.0, 2)
     assert set(results.tables) == {"cost", "presets"}
     assert [row[0] for row in results.tables["cost"].rows] == [4096, 16384, 65536]
     _, encoder, hybrid, bottleneck, dense, ratio, peak_gb, forward_gb = results.tables["cost"].rows[1]
-    assert bottleneck < hybrid < encoder < dense
+    assert encoder < bottleneck < hybrid < dense
     assert ratio == pytest.approx(dense / encoder, abs=0.06)
     assert (peak_gb, forward_gb) == (2.5, 2.0)
     assert "small" in [row[0] for row in results.tables["presets"].rows]

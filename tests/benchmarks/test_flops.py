@@ -29,9 +29,10 @@ def config() -> ConceptEncoderConfig:
 
 
 @pytest.mark.parametrize("count", [encoder_flops, masked_lm_flops])
-def test_four_times_the_tokens_cost_about_four_times(config, count):
+def test_four_times_the_tokens_cost_at_most_about_four_times(config, count):
+    # Concepts read each other, and are as many at both lengths.
     ratio = count(config, 1024) / count(config, 256)
-    assert 3 < ratio <= 4.2
+    assert 2 < ratio <= 4.2
 
 
 @pytest.mark.parametrize("family", ["window", "none"])
@@ -47,12 +48,12 @@ def test_cost_grows_faster_below_the_number_of_concepts(config):
 
 
 def test_the_dense_formula_is_what_a_dense_encoder_counts(config):
-    # BERT's two-matrix MLP, half as wide again, is as dear as a gated one. 2 + 5 layers of tokens, 10 of concepts.
+    # BERT's two-matrix MLP, half as wide again, is as dear as a gated one. 2 + 1 layers of tokens, 10 of concepts.
     bert = BertConfig(
         vocab_size=99,
         hidden_size=config.hidden_size,
         intermediate_size=3 * config.intermediate_size // 2,
-        num_hidden_layers=17,
+        num_hidden_layers=13,
         num_attention_heads=4,
         max_position_embeddings=64,
     )

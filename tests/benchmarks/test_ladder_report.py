@@ -10,7 +10,16 @@ from typing import Any
 import pytest
 
 from benchmarks.ladder import __main__ as ladder
-from benchmarks.ladder.report import GOALS, best, figures, ladder_table, parts_table, read_runs, standings
+from benchmarks.ladder.report import (
+    GOALS,
+    best,
+    differences_table,
+    figures,
+    ladder_table,
+    parts_table,
+    read_runs,
+    standings,
+)
 from benchmarks.ladder.settings import Settings
 from benchmarks.results import read_results
 from evaluation_concept.errors import exit_code
@@ -179,12 +188,30 @@ def test_test_losses_count_and_the_longest_contest(runs):
     assert figure.note.startswith("test loss")
 
 
+def test_three_seeds_on_the_test_split_answer_before_one_of_a_longer_contest(tmp_path):
+    finals = [
+        record(variant, loss, test=loss + seed / 10, seed=seed, budget=40.0)
+        for variant, loss in (("hybrid", 3.0), ("bert", 3.5))
+        for seed in range(3)
+    ]
+    for number, content in enumerate([*finals, record("hybrid", 2.9), record("bert", 3.0)]):
+        (tmp_path / f"{number}.json").write_text(json.dumps(content), encoding="utf-8")
+    outcomes = read_runs([tmp_path])[0]
+    figure = figures(outcomes)["hybrid_512_minus_bert"]
+    assert (figure.value, figure.runs) == (pytest.approx(-0.5), 3)
+    assert figure.note.startswith("test loss")
+    table = differences_table(outcomes)
+    places = [table.columns.index(it) for it in ("contest", "split", "seeds", "less it")]
+    shown = [[row[place] for place in places] for row in table.rows]
+    assert shown == [["80s_a_GPU", "validation", 1, "-0.100"], ["40s_a_GPU", "test", 3, "-0.500"]]
+
+
 def test_merge_writes_figures_and_tables(runs, tmp_path):
     path = tmp_path / "ladder.json"
     ladder.main(["merge", str(runs)], path)
     results = read_results(path)
     assert results.figures["runs_logged"].value == len(RECORDS)
-    assert {"512_80s_a_GPU", "4096_80s_a_GPU", "runs"} <= set(results.tables)
+    assert {"512_80s_a_GPU", "4096_80s_a_GPU", "differences", "runs"} <= set(results.tables)
     assert len(results.tables["runs"].rows) == len(RECORDS)
 
 

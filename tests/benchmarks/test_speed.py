@@ -23,7 +23,7 @@ NARROW = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_attention_heads": 4,
 TOY = {
     "mini": with_shape(CONTENDERS["mini"], **NARROW, num_hidden_layers=2, embedding_size=16),
     "modernbert_256x6": with_shape(CONTENDERS["modernbert_256x6"], **NARROW, num_hidden_layers=3),
-    "longformer_768x14": CONTENDERS["longformer_768x14"],
+    "longformer_768x12": CONTENDERS["longformer_768x12"],
 }
 FACTS = {
     "commit": "abc1234",
@@ -117,10 +117,10 @@ def test_cells_are_measured_beside_the_reference(options, tmp_path):
 
 def test_a_contender_that_fails_is_recorded_and_the_rest_goes_on(options, tmp_path):
     # Its attention needs a multiple of its window of 512 tokens.
-    contenders = ["--contenders", "longformer_768x14", "mini", "--modes", "encode"]
+    contenders = ["--contenders", "longformer_768x12", "mini", "--modes", "encode"]
     record = speed.measure_cells(options(*contenders), tmp_path, TOY)
     failed, fine = record["cells"][1:]
-    assert (failed["contender"], failed["seconds"]) == ("longformer_768x14", [])
+    assert (failed["contender"], failed["seconds"]) == ("longformer_768x12", [])
     assert failed["error"]
     assert (fine["contender"], fine["error"]) == ("mini", None)
 

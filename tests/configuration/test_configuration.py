@@ -62,12 +62,19 @@ def test_unknown_preset():
 
 
 @pytest.mark.parametrize(
-    ("preset", "millions"), [("nano", 3), ("mini", 12), ("small", 65), ("base", 150), ("perceiver_v1", 45)]
+    ("preset", "millions"), [("nano", 3.6), ("mini", 11), ("small", 48), ("base", 130), ("perceiver_v1", 45)]
 )
 def test_presets_have_their_size(preset, millions):
     with torch.device("meta"):
         model = ConceptEncoderForMaskedLM(ConceptEncoderConfig.from_preset(preset))
-    assert model.num_parameters() == pytest.approx(millions * 1e6, rel=0.2)
+    assert model.num_parameters() == pytest.approx(millions * 1e6, rel=0.05)
+
+
+@pytest.mark.parametrize("layers", [1, 6])
+def test_tokens_are_read_once_unless_it_is_said(layers):
+    config = ConceptEncoderConfig(num_hidden_layers=layers)
+    assert (config.read_every, config.num_stages) == (layers, 1)
+    assert ConceptEncoderConfig(num_hidden_layers=6, read_every=2).num_stages == 3
 
 
 def test_widths_follow_the_size_dial():
