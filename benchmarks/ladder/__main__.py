@@ -26,7 +26,7 @@ from typing import Any
 import yaml
 
 from benchmarks.ladder.corpus import select_corpus
-from benchmarks.ladder.plots import plot_contest
+from benchmarks.ladder.plots import plot_contest, plot_sizes
 from benchmarks.ladder.report import archive_runs, merge, read_runs, report, standings
 from benchmarks.ladder.scheduler import AHEAD, Plan, run_all
 from benchmarks.ladder.settings import DTYPES, OPTIMIZERS, SCHEDULES, Settings
@@ -154,6 +154,7 @@ def write_report(options: argparse.Namespace, path: Path) -> None:
     (options.output / "report.md").write_text(text, encoding="utf-8")
     for contest, group in standings(finished).items():
         plot_contest(contest, group, options.output / f"{contest[0]}_{contest[1]}.png")
+        plot_sizes(contest, group, options.output / f"{contest[0]}_{contest[1]}_sizes.png")
     print(text)
 
 

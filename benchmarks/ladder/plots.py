@@ -1,6 +1,6 @@
 # Copyright 2026 The Concept Encoder authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Draws training loss against time (or tokens), one picture for each contest."""
+"""Draws training loss against time (or tokens) for each contest, and loss against size where it has several sizes."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +17,9 @@ from matplotlib import pyplot as plt
 # Points that are averaged, of the `CURVE_POINTS` of a run.
 SMOOTHING = 7
 MOST_LINES = 12
+# Kinds that come in several sizes, and how their lines are drawn.
+SIZES_OF = {"preset": "-", "bert": "--", "modernbert": ":"}
+FEWEST_SIZES = 3
 
 
 def plot_contest(contest: Contest, group: Sequence[Standing], path: Path) -> None:
@@ -37,6 +40,40 @@ def plot_contest(contest: Contest, group: Sequence[Standing], path: Path) -> Non
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
     plt.close(figure)
+
+
+def plot_sizes(contest: Contest, group: Sequence[Standing], path: Path) -> bool:
+    """
+    Draw validation loss against parameters of the body into the PNG file `path`, a line for each kind in `SIZES_OF`.
+
+    Returns whether there was a kind of at least `FEWEST_SIZES` sizes; without one nothing is drawn.
+    """
+    lines = {kind: _sizes(kind, group) for kind in SIZES_OF}
+    lines = {kind: points for kind, points in lines.items() if len(points) >= FEWEST_SIZES}
+    if not lines:
+        return False
+    figure, axes = plt.subplots(figsize=(8, 5))
+    for kind, points in lines.items():
+        sizes, losses, spreads = np.array(points).T
+        axes.errorbar(sizes, losses, yerr=spreads, marker="o", capsize=3, linestyle=SIZES_OF[kind], label=kind)
+    axes.set_xscale("log")
+    axes.set_xlabel("million parameters without those of single words")
+    axes.set_ylabel("validation loss, nats per masked token")
+    axes.set_title(f"documents of {contest[0]} tokens, {contest[1]}")
+    axes.grid(True, which="both", alpha=0.2)
+    axes.legend(fontsize="small")
+    figure.tight_layout()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+    return True
+
+
+def _sizes(kind: str, group: Sequence[Standing]) -> list[tuple[float, float, float]]:
+    """Millions of parameters, loss and its deviation over seeds of the variants of a kind that are its sizes."""
+    found = [it for it in group if it.variant.kind == kind and ":" not in it.variant.name and not it.recipe]
+    points = ((it.body / 1e6, it.loss, it.spread or 0.0) for it in found)
+    return sorted(points)
 
 
 def _smooth(values: np.ndarray) -> np.ndarray:

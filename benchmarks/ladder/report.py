@@ -105,6 +105,17 @@ class Standing:
         """Of the model's configuration."""
         return self.outcomes[0].record["config"].get(name, DEFAULTS.get(name))
 
+    @property
+    def spread(self) -> float | None:
+        """Standard deviation of the validation loss over seeds, `None` of a single one."""
+        losses = list(self.losses().values())
+        return statistics.stdev(losses) if len(losses) > 1 else None
+
+    @property
+    def body(self) -> int:
+        """Parameters without those that have a row for each token of the vocabulary."""
+        return self.outcomes[0].record["parameters"]["body"]
+
     def mean(self, key: str) -> float:
         """Mean over seeds of a number of the records."""
         return statistics.fmean(it.record[key] for it in self.outcomes)
@@ -338,10 +349,12 @@ class Goal:
     ours: Mapping[str, Any]
 
 
+# Presets are hybrids of other sizes than the controls.
+HYBRID = {"kind": "concepts", "family": "hybrid"}
 GOALS = {
-    "hybrid_512_minus_bert": Goal(512, "bert", "at most 0.05", {"family": "hybrid"}),
-    "hybrid_4096_minus_modernbert": Goal(4096, "modernbert", "below 0", {"family": "hybrid"}),
-    "hybrid_8192_minus_modernbert": Goal(8192, "modernbert", "below 0", {"family": "hybrid"}),
+    "hybrid_512_minus_bert": Goal(512, "bert", "at most 0.05", HYBRID),
+    "hybrid_4096_minus_modernbert": Goal(4096, "modernbert", "below 0", HYBRID),
+    "hybrid_8192_minus_modernbert": Goal(8192, "modernbert", "below 0", HYBRID),
     "bottleneck_512_minus_bert": Goal(512, "bert", "at most 0.35", {"family": "bottleneck", "concept_ratio": 4}),
     "perceiver_v1_512_minus_bert": Goal(512, "bert", "none", {"kind": "perceiver_v1"}),
 }
@@ -384,7 +397,6 @@ def _stand(name: str, recipe: str, outcomes: Sequence[Outcome]) -> Standing:
 
 
 def _standing_row(standing: Standing, group: Sequence[Standing]) -> list[Any]:
-    losses = list(standing.losses().values())
     settings, record = standing.outcomes[0].settings, standing.outcomes[0].record
     reference = size_of(REFERENCE, settings.length, record["vocabulary"]).body
     per_byte = record["evaluation"][VALIDATION].get("nats_per_byte")
@@ -392,15 +404,15 @@ def _standing_row(standing: Standing, group: Sequence[Standing]) -> list[Any]:
         standing.label,
         standing.variant.family,
         round(standing.loss, 4),
-        round(statistics.stdev(losses), 4) if len(losses) > 1 else "",
-        len(losses),
+        "" if standing.spread is None else round(standing.spread, 4),
+        len(standing.outcomes),
         *(_difference_cell(standing, group, kind) for kind in CONTROLS),
         "" if per_byte is None else round(per_byte, 4),
         f"{standing.learning_rate:g}",
         standing.rates,
         round(standing.mean("tokens") / 1e6, 1),
         round(standing.mean("tokens_per_second")),
-        size_ratio(record["parameters"]["body"], reference),
+        size_ratio(standing.body, reference),
     ]
 
 
@@ -433,13 +445,12 @@ def _difference(key: str, goal: Goal, contest: Contest, group: Sequence[Standing
 
 def _figure(found: Difference) -> Figure:
     ours, control, values = found.ours, found.control, found.values
-    bodies = [it.outcomes[0].record["parameters"]["body"] for it in (ours, control)]
     record = ours.outcomes[0].record
     note = (
         f"{found.split} loss (nats per masked token) of {ours.label} less that of {control.label}, documents of "
         f"{found.contest[0]} tokens, {found.contest[1]} of training each, {len(values)} seeds, each at the best of "
-        f"its learning rates ({ours.rates} and {control.rates}); parameters of the body {bodies[0] / 1e6:.1f}M and "
-        f"{bodies[1] / 1e6:.1f}M; required: {GOALS[found.key].target}"
+        f"its learning rates ({ours.rates} and {control.rates}); parameters of the body {ours.body / 1e6:.1f}M and "
+        f"{control.body / 1e6:.1f}M; required: {GOALS[found.key].target}"
     )
     facts = {"commit": record.get("commit", "unknown"), "device": record["device"], "date": record["date"]}
     return Figure.of_runs(values, unit="nats", command=f"{COMMAND} run", note=note, **facts)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from benchmarks.ladder import __main__ as ladder
+from benchmarks.ladder.plots import plot_sizes
 from benchmarks.ladder.report import (
     GOALS,
     best,
@@ -228,6 +229,22 @@ def test_merged_runs_are_kept_for_the_next_time(tmp_path):
     ladder.main(["merge"], path)
     assert (tmp_path / "ladder_runs.jsonl").read_text(encoding="utf-8") == archive
     assert read_results(path).figures["runs_logged"].value == 2
+
+
+def test_sizes_are_drawn_where_there_are_three(tmp_path):
+    presets = [record(f"preset_{name}", loss) for name, loss in (("nano", 5.0), ("mini", 4.0), ("small", 3.0))]
+    contents = [*presets, record("bert", 3.5), record("preset_small:concept_ratio=8", 2.0)]
+    for number, content in enumerate(contents):
+        (tmp_path / f"{number}.json").write_text(json.dumps(content), encoding="utf-8")
+    outcomes = read_runs([tmp_path])[0]
+    # Other sizes than the control's answer for no goal.
+    assert "hybrid_512_minus_bert" not in figures(outcomes)
+    ((contest, group),) = standings(outcomes).items()
+    assert plot_sizes(contest, group, tmp_path / "report" / "sizes.png")
+    assert (tmp_path / "report" / "sizes.png").is_file()
+    fewer = [it for it in group if it.variant.name != "preset_nano"]
+    assert not plot_sizes(contest, fewer, tmp_path / "report" / "fewer.png")
+    assert not (tmp_path / "report" / "fewer.png").exists()
 
 
 def test_time_on_another_device_is_another_contest(tmp_path):
