@@ -27,9 +27,9 @@ from evaluation_concept.ablation import Batch
 from evaluation_concept.analysis import Subject, analyse
 from evaluation_concept.analysis_report import MARKDOWN, PAGE, REPORT, headline, write_report
 from evaluation_concept.encode import find_device
-from evaluation_concept.errors import exit_code
+from evaluation_concept.errors import exit_code, naming
 from evaluation_concept.health import check_health, is_well
-from evaluation_concept.states import TokenRow, cut_rows, load_masked_lm, naming
+from evaluation_concept.states import TokenRow, cut_rows, load_masked_lm
 from evaluation_concept.tagged import read_tagged_folder
 from training_concept.arguments import check_needs, given_settings, parse_dataclasses
 from training_concept.data import load_documents
@@ -117,7 +117,7 @@ def main(arguments: Sequence[str]) -> None:
         ValueError, OSError: for what its user can put right; nothing is written then.
         SystemExit: with 1, if a checkpoint that was checked is sick.
     """
-    (options,) = parse_dataclasses(arguments, AnalysisArguments)
+    (options,) = parse_dataclasses(arguments, AnalysisArguments, description=__doc__)
     logging.basicConfig(format="%(message)s")
     logging.getLogger("evaluation_concept").setLevel(logging.INFO)
     transformers.utils.logging.disable_progress_bar()

@@ -54,9 +54,8 @@ def main(arguments: Sequence[str]) -> dict[str, Any]:
     Raises:
         ValueError, OSError: for what its user can put right; nothing is lost then.
     """
-    model_args, task_args, options, training_args = parse_dataclasses(
-        arguments, ClassifierArguments, TaskArguments, ExperimentArguments, FineTuningArguments
-    )
+    kinds = ClassifierArguments, TaskArguments, ExperimentArguments, FineTuningArguments
+    model_args, task_args, options, training_args = parse_dataclasses(arguments, *kinds, description=__doc__)
     set_up_logging(training_args)
     register_auto_classes()
     classes = None if training_args.do_train else own_labels(model_args)

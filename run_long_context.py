@@ -106,14 +106,14 @@ def main(arguments: Sequence[str], generator: Generator | None = None) -> dict[s
         ValueError, OSError, ImportError: for what its user can put right; nothing is lost then.
     """
     kinds = ClassifierArguments, LongContextArguments, FineTuningArguments
-    model_args, options, training_args = parse_dataclasses(arguments, *kinds)
+    model_args, options, training_args = parse_dataclasses(arguments, *kinds, description=__doc__)
     set_up_logging(training_args)
     register_auto_classes()
     run = Run(model_args, options, training_args, make_sources(options, model_args), Path(training_args.output_dir))
     tasks = find_tasks(options.task_name)
     if options.export_texts:
         return export_texts(tasks, run.sources, model_args, options)
-    _check(tasks, options, training_args)
+    _check(tasks, model_args, options, training_args)
     own, *names = distinguished([str(run.folder), *(options.compare_with or [])])
     others = dict(zip(names, map(read_results, map(Path, options.compare_with or [])), strict=True))
     with claimed(training_args, LONG_CONTEXT, FOLDERS):
@@ -135,7 +135,9 @@ def _variant(run: Run, overrides: str | None) -> Run:
     return replace(run, model_args=changed, folder=run.folder / COMPARE_FOLDER / overrides)
 
 
-def _check(tasks: Sequence[Task], options: LongContextArguments, args: FineTuningArguments) -> None:
+def _check(
+    tasks: Sequence[Task], model_args: ClassifierArguments, options: LongContextArguments, args: FineTuningArguments
+) -> None:
     if not args.do_eval:
         raise ValueError("Nothing to do: ask for --do_eval, and for --do_train, --do_predict or both beside it.")
     if args.eval_strategy != "no":
@@ -143,6 +145,8 @@ def _check(tasks: Sequence[Task], options: LongContextArguments, args: FineTunin
     check_push(args, tasks, bool(options.compare))
     if args.label_smoothing_factor and all(task.kind in TOKEN_KINDS for task in tasks):
         raise ValueError("--label_smoothing_factor is for classes and choices, and these tasks pick places.")
+    if model_args.readout and (placed := [task.name for task in tasks if task.kind in TOKEN_KINDS]):
+        raise ValueError(f"--readout is for classes and choices, and {placed[0]} picks places: leave one of them out.")
     if args.do_predict and all(task.scored in ("test", ALL) for task in tasks):
         raise ValueError("--do_predict: none of these tasks has a test split whose answers are hidden.")
     if not args.do_train and (options.length_curriculum or options.compare):

@@ -55,7 +55,7 @@ def main(arguments: Sequence[str]) -> dict[str, float]:
         ValueError, OSError: for what its user can put right; nothing is written or lost then.
         FinishedRunError: if the output folder holds this very run, finished.
     """
-    model_args, data_args, training_args = parse_arguments(arguments)
+    model_args, data_args, training_args = parse_arguments(arguments, __doc__)
     if not (training_args.do_train or training_args.do_eval):
         raise ValueError("Nothing to do: ask for --do_train, --do_eval or both.")
     set_up_logging(training_args)

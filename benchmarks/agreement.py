@@ -6,8 +6,9 @@ Whether every way to compute the model gives the same numbers on this device, in
     python -m benchmarks.agreement
 """
 
+import argparse
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from modeling_concept import ConceptEncoder, ConceptEncoderForMaskedLM
 # What rounding to eight bits of mantissa may leave of two results that are the same in exact arithmetic: the length of
 # the difference of two tensors, over the length of one.
 TOLERANCE = 0.08
+COMMAND = "python -m benchmarks.agreement"
 
 Batch = dict[str, torch.Tensor]
 
@@ -156,8 +158,11 @@ def check_agreement(device: torch.device) -> Table:
     return Table("agreement", ["what equals what", "largest difference"], list(map(list, found.items())), note)
 
 
-def main() -> int:
+def main(arguments: Sequence[str] = ()) -> int:
     """Print the table. Returns the exit status."""
+    argparse.ArgumentParser(
+        prog=COMMAND, description="Compare all ways to compute the model on this device."
+    ).parse_args(arguments)
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
     try:
         print(to_markdown(check_agreement(device)))
@@ -168,4 +173,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

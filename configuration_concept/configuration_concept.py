@@ -85,6 +85,8 @@ AT_ONCE = (
     *("num_concepts", "min_concepts", "num_global_concepts", "cope_distances"),
     *("local_attention", "decoder_window", "conv_kernel_size"),
 )
+# What constructors of transformers take, and keep under another name.
+TAKEN_OVER = ("attn_implementation", "rope_theta", "rope_scaling")
 # What makes an input pass many layers, in the core and beside it.
 REPEATED = ("num_hidden_layers", "num_interleaved_token_layers", "num_iterations")
 ONCE = ("num_token_layers", "num_funnel_stages", "num_decoder_layers", "num_decoder_mixing_layers")
@@ -353,10 +355,14 @@ class ConceptEncoderConfig(PreTrainedConfig):
         Build the configuration called `name` in `PRESETS`, with single fields overridden.
 
         Raises:
-            `ValueError`: if there is no such preset.
+            `ValueError`: if there is no such preset, or no such field. The constructor keeps what it does not know, as
+                every configuration of transformers does.
         """
         if name not in PRESETS:
             raise ValueError(f"There is no preset {name!r}; choose one of {', '.join(PRESETS)}.")
+        config = cls(**PRESETS[name])
+        if unknown := [field for field in overrides if field not in TAKEN_OVER and not hasattr(config, field)]:
+            raise ValueError(f"{cls.__name__} has no field {', '.join(map(repr, unknown))}.")
         return cls(**(PRESETS[name] | overrides))
 
     @property

@@ -161,7 +161,7 @@ def _loss(
     fewer = type(outputs)(**(dict(outputs) | {"last_hidden_state": states, "concept_mask": kept.long()}))
     with _answering(model.base_model, fewer):
         # Told of a share, the decoder goes by the mask, although no row may have unused concepts.
-        loss = model(**(dict(batch) | {"labels": labels}), kept_concepts=1.0).loss
+        loss = model(**(dict(batch) | {"labels": labels}), kept_concepts=1.0, return_logits=False).loss
     return float(loss), int((labels != IGNORED_LABEL).sum())
 
 

@@ -4,11 +4,17 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from datasets import Dataset, load_dataset
 from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 
 FORMATS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
+
+
+def reading_options(file_format: str) -> dict[str, Any]:
+    """What `datasets` is told of files of a format: in CSV an empty cell is missing, but NA and None are words."""
+    return {"keep_default_na": False, "na_values": [""]} if file_format == "csv" else {}
 
 
 def read_columns(source: str, columns: Sequence[str], split: str = "train") -> Dataset:
@@ -53,7 +59,8 @@ def _read_file(path: Path) -> Dataset:
     if not path.stat().st_size:
         raise ValueError(f"{path} has no rows.")
     try:
-        return load_dataset(FORMATS[path.suffix.lower()], data_files=str(path), split="train")
+        kind = FORMATS[path.suffix.lower()]
+        return load_dataset(kind, data_files=str(path), split="train", **reading_options(kind))
     except DatasetGenerationError as error:
         raise ValueError(f"{path} cannot be read: {error.__cause__ or error}") from error
     except ValueError as error:  # as for a CSV file that is its header alone

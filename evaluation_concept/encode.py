@@ -25,7 +25,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoModelForTextEncoding, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from evaluation_concept.errors import exit_code
+from evaluation_concept.errors import exit_code, naming
 from evaluation_concept.files import draft
 from evaluation_concept.quantization import quantize_int8
 from modeling_concept import register_auto_classes
@@ -34,6 +34,7 @@ from modeling_concept.encoding import TextEmbeddings
 COMMAND = "python -m evaluation_concept.encode"
 JSON_LINES = (".jsonl", ".ndjson")
 SUFFIX = ".safetensors"
+SKIP_HINT = " --skip_unreadable leaves such texts out."
 
 
 class Document(NamedTuple):
@@ -167,9 +168,12 @@ def read_lines(path: Path, column: str) -> Iterator[Document]:
                 yield _read_line(f"{path.name}:{number}", line, column)
 
 
-def check_texts(texts: Readable, source: str, skip: bool) -> None:
+def check_texts(texts: Readable, source: str, skip: bool, hint: str = SKIP_HINT) -> None:
     """
     Say on stderr which texts are skipped.
+
+    Args:
+        hint: what to do about it, where none is to be skipped.
 
     Raises:
         ValueError: if there is any and none is to be skipped, or if nothing is left.
@@ -177,8 +181,7 @@ def check_texts(texts: Readable, source: str, skip: bool) -> None:
     if texts.problems and not (skip and texts.names):
         name, problem = next(iter(texts.problems.items()))
         others = f", and {len(texts.problems) - 1} more" if len(texts.problems) > 1 else ""
-        hint = "" if skip else " --skip_unreadable leaves such texts out."
-        raise ValueError(f"{source} holds what cannot be read: {name} ({problem}){others}.{hint}")
+        raise ValueError(f"{source} holds what cannot be read: {name} ({problem}){others}.{'' if skip else hint}")
     for name, problem in texts.problems.items():
         print(f"skipped {name}: {problem}", file=sys.stderr)
 
@@ -193,7 +196,8 @@ def load_encoder(checkpoint: str, trust_remote_code: bool = False, **options: An
     """
     if not trust_remote_code:  # else the code of the checkpoint would not be run
         register_auto_classes()
-    model = AutoModelForTextEncoding.from_pretrained(checkpoint, trust_remote_code=trust_remote_code, **options)
+    with naming(checkpoint):
+        model = AutoModelForTextEncoding.from_pretrained(checkpoint, trust_remote_code=trust_remote_code, **options)
     if not hasattr(model, "encode"):
         raise ValueError(
             f"{checkpoint} holds a {type(model).__name__}, which has no method encode: it is no concept encoder, or "
@@ -212,7 +216,8 @@ def load_tokenizer(name: str, trust_remote_code: bool = False) -> PreTrainedToke
     """
     if not trust_remote_code:  # else transformers would ask whether to run that of a concept encoder
         register_auto_classes()
-    return AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
+    with naming(name):
+        return AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
 
 
 def place_encoder(options: argparse.Namespace) -> PreTrainedModel:

@@ -11,7 +11,8 @@ from safetensors import SafetensorError
 from transformers import AutoModelForMaskedLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from evaluation_concept.concept_metrics import dead_slots, duplicate_slots
-from evaluation_concept.states import check_kind, naming
+from evaluation_concept.errors import naming
+from evaluation_concept.states import check_kind
 from modeling_concept import register_auto_classes
 
 NUM_DOCUMENTS, LONGEST = 16, 256

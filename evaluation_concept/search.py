@@ -67,6 +67,12 @@ def index(options: argparse.Namespace) -> None:
 
 def query(options: argparse.Namespace) -> None:
     """Search an index; see `main`."""
+    if not options.query.strip():
+        raise ValueError("The query is empty.")
+    if options.top_k < 1:
+        raise ValueError(f"--top_k {options.top_k} must be at least 1.")
+    if not Path(options.index).is_file():
+        raise FileNotFoundError(f"There is no index {options.index}; `{COMMAND} index` makes one.")
     found_index = SearchIndex(Path(options.index))
     options.checkpoint = options.checkpoint or found_index.settings.checkpoint
     encoder = load(options, found_index.settings.late_interaction)

@@ -226,7 +226,7 @@ def main(arguments: Sequence[str]) -> dict[str, dict[str, float]]:
 
 def _pairs_of_folder(options: argparse.Namespace, tokenizer: PreTrainedTokenizerBase) -> TextPairs:
     texts = find_texts(Path(options.pairs), options.glob, column="")
-    check_texts(texts, options.pairs, skip=False)
+    check_texts(texts, options.pairs, skip=False, hint=" --glob names the files to read.")
     return pairs_of_texts(zip(texts.names, texts, strict=True), tokenizer, options.num_pairs)
 
 

@@ -3,7 +3,6 @@
 """Texts to rows of token ids, rows to concepts, concepts to features of fixed width."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -12,7 +11,7 @@ import torch
 from transformers import AutoModelForMaskedLM, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from evaluation_concept.concept_metrics import NOT_FINITE
-from evaluation_concept.errors import NotMeasurableError
+from evaluation_concept.errors import NotMeasurableError, naming
 from modeling_concept import register_auto_classes
 
 TOKENS_PER_BATCH = 8192
@@ -59,15 +58,6 @@ def load_masked_lm(name: str, *, trust_remote_code: bool = False, **options: Any
         model = AutoModelForMaskedLM.from_pretrained(name, trust_remote_code=trust_remote_code, **options)
     check_kind(name, model)
     return model.eval()
-
-
-@contextmanager
-def naming(name: str) -> Iterator[None]:
-    """Let an error in loading say which checkpoint was asked for, which those of offline machines leave out."""
-    try:
-        yield
-    except OSError as error:
-        raise OSError(f"{name} cannot be loaded: {error}") from error
 
 
 def check_kind(name: str, model: PreTrainedModel) -> None:

@@ -230,7 +230,7 @@ class TextEncoder:
         finally:
             self.model.train(was_training)
         if cut:
-            logger.warning(f"{cut} texts have more than {self.max_length} tokens (max_length) and were cut.")
+            logger.warning(f"Cut at {self.max_length} tokens (max_length): {cut} of the texts.")
 
     def _longest_text(self, wanted: int | None) -> int | None:
         if not self.tokenizer.is_fast:

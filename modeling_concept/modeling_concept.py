@@ -508,7 +508,7 @@ class ConceptEncoderForMaskedLM(ConceptEncoderPreTrainedModel):
         masked_positions: torch.LongTensor | None = None,
         document_lengths: torch.LongTensor | None = None,
         labels: torch.LongTensor | None = None,
-        return_logits: bool = False,
+        return_logits: bool | None = None,
         z_loss: float = 0.0,
         loss_kernel: str = "auto",
         decoded_positions: torch.LongTensor | None = None,
@@ -530,8 +530,9 @@ class ConceptEncoderForMaskedLM(ConceptEncoderPreTrainedModel):
             The tokens to be found, -100 where there is none; with `decoded_positions`, one for each of these. The loss
             is their mean negative log-likelihood in nats, or its sum divided by `num_items_in_batch` where that is
             given. A keyword argument `label_smoothing` spreads that share of each target over the vocabulary.
-        return_logits (`bool`, *optional*, defaults to `False`):
-            Whether to return logits although there are labels. They are `(batch_size, num_masked, vocab_size)` with
+        return_logits (`bool`, *optional*):
+            Whether to return logits although there are labels; by default in evaluation mode only, since in training
+            they would take most of the memory. They are `(batch_size, num_masked, vocab_size)` with
             `masked_positions`, `(batch_size, num_decoded, vocab_size)` with `decoded_positions`, and
             `(batch_size, sequence_length, vocab_size)` without.
         z_loss (`float`, *optional*, defaults to 0.0):
@@ -571,13 +572,13 @@ class ConceptEncoderForMaskedLM(ConceptEncoderPreTrainedModel):
         given = recorded(outputs) | (concepts_of(outputs) if return_concepts or only_concepts else {})
         if only_concepts:
             return ConceptMaskedLMOutput(**given)
-        wanted = None
+        wanted, keeps_logits = None, labels is None or (not self.training if return_logits is None else return_logits)
         if elsewhere:
             places = (decoded_positions, decoded_documents, attention_mask, document_lengths)
             states = self._decode_elsewhere(outputs, shape, *places, **kwargs)
         else:
             wanted = masked_positions
-            if wanted is None and labels is not None and not return_logits:
+            if wanted is None and not keeps_logits:
                 wanted = labelled_positions(labels)
             row = (input_ids, inputs_embeds, attention_mask, wanted, document_lengths)
             residual = self.config.decoder_token_residual
@@ -586,7 +587,7 @@ class ConceptEncoderForMaskedLM(ConceptEncoderPreTrainedModel):
         if labels is not None:
             targets = labels_of(labels, wanted, decoded_positions)
             loss = self._loss(states, targets, num_items_in_batch=kwargs.get("num_items_in_batch"), **options)
-        logits = self.lm_head(states) if labels is None or return_logits else None
+        logits = self.lm_head(states) if keeps_logits else None
         return ConceptMaskedLMOutput(loss=loss, logits=logits, **given)
 
 

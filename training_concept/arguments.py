@@ -7,17 +7,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, NoReturn, Union, get_args, get_origin, get_type_hints
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import torch
 import yaml
 from accelerate.utils import DynamoBackend, TorchDynamoPlugin, parse_flag_from_env
-from transformers import HfArgumentParser, TrainingArguments
+from transformers import TrainingArguments
 
 from configuration_concept import PRESETS
 from training_concept.concept_losses import LOSSES
 from training_concept.loss_terms import CENTRED, WEIGHTINGS, parse_concept_losses
 from training_concept.objectives import OBJECTIVES, ObjectiveSettings, parse_objectives
+from training_concept.settings_parser import SETTINGS_SUFFIXES, SettingsParser
 
 DTYPES = ("float32", "bfloat16", "float16")
 CUDA_GRAPH_MODES = ("reduce-overhead", "max-autotune")
@@ -285,7 +286,7 @@ class DataArguments:
 
 @dataclass
 class ConceptTrainingArguments(TrainingArguments):
-    """`transformers.TrainingArguments` with a handful of fields that this repository adds or sets."""
+    """How to train: what is added to the settings of transformers' Trainer, or has another default here."""
 
     overwrite_output_dir: bool = field(
         default=False,
@@ -461,38 +462,38 @@ def computes_in_bf16(on_cpu: bool) -> bool:
     return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
-class _Parser(HfArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        # Stock prints the two hundred options first.
-        raise ValueError(message)
-
-
-def parse_arguments(arguments: Sequence[str]) -> tuple[ModelArguments, DataArguments, ConceptTrainingArguments]:
+def parse_arguments(
+    arguments: Sequence[str], description: str | None = None
+) -> tuple[ModelArguments, DataArguments, ConceptTrainingArguments]:
     """Fill the three dataclasses from command-line `arguments`; see `parse_dataclasses`."""
-    return parse_dataclasses(arguments, ModelArguments, DataArguments, ConceptTrainingArguments)
+    types = ModelArguments, DataArguments, ConceptTrainingArguments
+    return parse_dataclasses(arguments, *types, description=description)
 
 
-def parse_dataclasses(arguments: Sequence[str], *types: type) -> tuple[Any, ...]:
+def parse_dataclasses(arguments: Sequence[str], *types: type, description: str | None = None) -> tuple[Any, ...]:
     """
     Fill dataclasses of the given types from command-line `arguments`.
 
-    The first one may be a YAML or JSON file of `key: value` pairs; what follows on the command line overrides it.
+    The first one may be a YAML or JSON file of `key: value` pairs; what follows on the command line overrides it. With
+    `--help` the settings are listed below `description`.
 
     Raises:
         ValueError: for a key or flag that does not exist, or a value of the wrong kind.
         FileNotFoundError: if the file is not there.
     """
-    parser = _Parser(types, allow_abbrev=False)
+    parser = SettingsParser(types, description)
     rest = list(arguments)
-    if rest and Path(rest[0]).suffix in (".yaml", ".yml", ".json"):
+    if rest and Path(rest[0]).suffix in SETTINGS_SUFFIXES:
         path = Path(rest.pop(0))
         kinds = {name: _kinds(hint) for kind in types for name, hint in get_type_hints(kind).items()}
         settings = _read_settings(path)
         if unknown := sorted(settings.keys() - kinds.keys()):
-            raise ValueError(f"{path} sets what does not exist: {', '.join(unknown)}.")
+            named = [f"{name}{parser.suggestion(f'--{name}')}" for name in unknown]
+            raise ValueError(f"{path} sets what does not exist: {', '.join(named)}.")
         ready = {name: value for name, value in settings.items() if _is_ready(path, name, value, kinds[name])}
         parser.set_defaults(**ready)
         rest = [*(flag for name in settings if name not in ready for flag in _flags(name, settings[name])), *rest]
+    parser.check_known(rest)
     return parser.parse_args_into_dataclasses(rest, look_for_args_file=False)
 
 

@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from configuration_concept import ConceptEncoderConfig
+from evaluation_concept.errors import naming
 from training_concept.arguments import ModelArguments
 from training_concept.rows import LONGEST_DEFAULT_SEQUENCE
 from training_concept.run import check_weights
@@ -26,6 +27,12 @@ from training_concept.tokenization import train_tokenizer
 
 # Ids that a new model takes from its tokenizer, if its configuration has them.
 SPECIAL_IDS = ("pad_token_id", "cls_token_id", "sep_token_id", "mask_token_id")
+
+# Models after RoBERTa, whose first position has the number behind that of the padding token.
+COUNTED_FROM_PADDING = (
+    *("roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "camembert", "data2vec-text", "longformer"),
+    *("luke", "mpnet", "xmod", "ibert"),
+)
 
 
 def build_config(args: ModelArguments) -> PreTrainedConfig:
@@ -37,7 +44,8 @@ def build_config(args: ModelArguments) -> PreTrainedConfig:
     """
     name = args.config_name or args.model_name_or_path
     if name:
-        config = AutoConfig.from_pretrained(name, **_hub_options(args))
+        with naming(name):
+            config = AutoConfig.from_pretrained(name, **_hub_options(args))
         if args.config_overrides:
             changes = _overrides(AutoConfig.from_pretrained(name, **_hub_options(args)), args.config_overrides)
             config = type(config).from_dict(config.to_dict() | changes)
@@ -56,7 +64,9 @@ def build_tokenizer(args: ModelArguments, texts: Iterable[str], max_length: int 
         return train_tokenizer(
             texts, args.train_tokenizer_vocab_size, model_max_length=max_length or LONGEST_DEFAULT_SEQUENCE
         )
-    return AutoTokenizer.from_pretrained(args.tokenizer_name or args.model_name_or_path, **_hub_options(args))
+    name = args.tokenizer_name or args.model_name_or_path or ""
+    with naming(name):
+        return AutoTokenizer.from_pretrained(name, **_hub_options(args))
 
 
 def build_model(args: ModelArguments, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
@@ -132,6 +142,8 @@ def check_length(config: PreTrainedConfig, max_seq_length: int) -> None:
     """
     has_any_length = getattr(config, "position_embedding", None) == "rope"
     limit = getattr(config, "max_position_embeddings", None)
+    if limit and config.model_type in COUNTED_FROM_PADDING:
+        limit -= (config.pad_token_id or 0) + 1
     if limit and not has_any_length and max_seq_length > limit:
         raise ValueError(
             f"--max_seq_length {max_seq_length} is more than the {limit} positions of this model "

@@ -169,8 +169,8 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("recipe", help="YAML file of sources")
     parser.add_argument("--tokenizer_name", required=True, help="folder or name of the tokenizer")
     parser.add_argument("--output_dir", required=True, help="gets the parts, their index and the tokenizer")
-    parser.add_argument("--part_mb", type=float, default=30, help="most megabytes of a part")
-    parser.add_argument("--num_proc", type=int, help="processes that tokenise")
+    parser.add_argument("--part_mb", type=float, default=30, help="most megabytes of a part (default: %(default)g)")
+    parser.add_argument("--num_proc", type=int, help="processes that tokenise (default: one)")
     options = parser.parse_args(arguments)
     index = export(
         options.recipe,

@@ -21,7 +21,7 @@ import numpy as np
 from datasets import Dataset, IterableDataset
 from rich.console import Console
 from rich.text import Text
-from transformers import HfArgumentParser, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from evaluation_concept.encode import load_tokenizer
 from evaluation_concept.errors import exit_code
@@ -39,6 +39,7 @@ from training_concept.masking import IGNORED_LABEL, MaskingCollator, build_colla
 from training_concept.recipes import ROLES, DataRecipe, recipe_from_arguments
 from training_concept.rows import RowCounts, RowFormat, list_lengths, make_rows, row_format
 from training_concept.schemes import SCHEMES
+from training_concept.settings_parser import SettingsParser
 from training_concept.sources import AnyDataset, read_through
 from training_concept.terminal import TextTable, make_console, print_table
 from training_concept.words import WordBoundaries
@@ -384,16 +385,12 @@ def _decode(ids: Sequence[int], begin: int, end: int, tokenizer: PreTrainedToken
 
 
 def _parse(arguments: Sequence[str]) -> tuple[InspectArguments, DataArguments]:
-    parser = HfArgumentParser(
-        (InspectArguments, DataArguments),
-        prog=COMMAND,
-        usage=f"{COMMAND} RECIPE --tokenizer_name TOKENIZER [options]",
-        description="Show what the data recipe RECIPE (a YAML file) gives: documents, rows, masks, and examples.",
-        allow_abbrev=False,
-    )
+    parser = SettingsParser((InspectArguments, DataArguments), "Show what a data recipe (a YAML file) gives.")
+    parser.usage = f"{COMMAND} RECIPE --tokenizer_name TOKENIZER [--setting VALUE ...]"
     rest = list(arguments)
     if rest and not rest[0].startswith("-"):
         rest[:1] = ["--data_recipe", rest[0]]
+    parser.check_known(rest)
     return parser.parse_args_into_dataclasses(rest, look_for_args_file=False)
 
 

@@ -206,7 +206,8 @@ def main(arguments: Sequence[str]) -> dict[str, dict[str, float]]:
         ValueError, OSError: for what its user can put right; nothing is written or lost then.
         FinishedRunError: if the output folder holds this very run, finished.
     """
-    settings, args = parse_dataclasses(arguments, RetrievalArguments, ConceptTrainingArguments)
+    kinds = RetrievalArguments, ConceptTrainingArguments
+    settings, args = parse_dataclasses(arguments, *kinds, description=__doc__)
     _check(settings, args)
     task = RetrievalTask.read(settings.validation_file, settings.columns) if args.do_eval else None
     pairs = None

@@ -26,6 +26,7 @@ from datasets import (
 )
 from datasets.exceptions import DatasetGenerationError
 
+from evaluation_concept.columns import reading_options
 from training_concept.recipes import PACKAGE_PREFIX, Source
 
 logger = logging.getLogger(__name__)
@@ -246,7 +247,8 @@ def _load_files(file_format: str, paths: Sequence[Path], streaming: bool, cache_
     name = paths[0] if len(paths) == 1 else f"{paths[0]} or a file with it"
     with _naming(name, file_format):
         files = [str(path) for path in paths]
-        rows = load_dataset(file_format, data_files=files, split="train", streaming=streaming, cache_dir=cache_dir)
+        options: dict[str, Any] = {"split": "train", "streaming": streaming, "cache_dir": cache_dir}
+        rows = load_dataset(file_format, data_files=files, **options, **reading_options(file_format))
         # A stream does not look at its files before its first row.
         first = next(iter(rows), None)
     if first is None:

@@ -149,10 +149,10 @@ def _concept_states(model: nn.Module, inputs: Mapping[str, Any]) -> tuple[torch.
     ours, inputs = model.model, dict(inputs)
     labels, positions = inputs.pop("labels")[0], inputs["masked_positions"][0]
     caught: list[torch.Tensor] = []
-    # Without labels the model would hold all logits, with them it gives their mean loss alone.
+    # The model would hold all logits; it is asked for their mean loss alone.
     hook = ours.head.register_forward_hook(lambda module, args, output: caught.append(output))
     try:
-        ours(**inputs, labels=labels[None])
+        ours(**inputs, labels=labels[None], return_logits=False)
     finally:
         hook.remove()
     targets = labels[positions.clamp(min=0)].masked_fill(positions < 0, IGNORED)

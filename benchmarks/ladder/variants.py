@@ -39,8 +39,8 @@ class Variant:
         name: in the table, with the changes made to it.
         family: `hybrid` (the decoder reads token states, too), `bottleneck` (it sees concepts and positions only) or
             `control`.
-        kind: `concepts`, `preset` (one of the sizes that ship), or what a control is shaped like: `bert`, `modernbert`, `local`, `perceiver_io`,
-            `perceiver_v1`.
+        kind: `concepts`, `preset` (one of the sizes that ship), or what a control is shaped like: `bert`,
+            `modernbert`, `local`, `perceiver_io`, `perceiver_v1`.
         change: what is different from the default design or what the control is, in words.
         contender: builds it.
     """

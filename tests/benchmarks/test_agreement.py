@@ -15,6 +15,13 @@ def test_all_ways_agree_on_this_device(capsys):
     assert "varlen = eager" in capsys.readouterr().out
 
 
+def test_help_computes_nothing(monkeypatch, capsys):
+    monkeypatch.setattr("benchmarks.agreement.check_agreement", None)
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    assert "Compare all ways" in capsys.readouterr().out
+
+
 def test_a_backend_that_reads_one_key_too_few_is_named():
     def short(module, query, key, value, attention_mask, segments=None, **kwargs):
         if segments is not None and segments.window is not None:

@@ -120,6 +120,11 @@ def arguments(folder, **changes):
     return TrainingArguments(folder, **settings | changes)
 
 
+def accuracy(results):
+    asked = results.label_ids != -100
+    return {"accuracy": (results.predictions.argmax(-1) == results.label_ids)[asked].mean()}
+
+
 def test_the_stock_trainer_and_collator_pretrain(tokenizer, tmp_path):
     rows = [tokenizer(text, truncation=True, max_length=48) for text in write_texts(24)]
     trainer = Trainer(
@@ -128,11 +133,14 @@ def test_the_stock_trainer_and_collator_pretrain(tokenizer, tmp_path):
         data_collator=DataCollatorForLanguageModeling(tokenizer, mlm_probability=0.3, seed=0),
         train_dataset=rows,
         eval_dataset=rows[:8],
+        compute_metrics=accuracy,
         processing_class=tokenizer,
     )
-    before = trainer.evaluate()["eval_loss"]
+    before = trainer.evaluate()
     trainer.train()
-    assert trainer.evaluate()["eval_loss"] < before
+    after = trainer.evaluate()
+    assert after["eval_loss"] < before["eval_loss"]
+    assert after["eval_accuracy"] > before["eval_accuracy"]
     assert trainer.state.best_model_checkpoint is not None
 
 

@@ -61,6 +61,14 @@ def test_unknown_preset():
         ConceptEncoderConfig.from_preset("huge")
 
 
+def test_a_mistyped_override_of_a_preset_is_refused():
+    with pytest.raises(ValueError, match="no field 'concept_ration'"):
+        ConceptEncoderConfig.from_preset("nano", concept_ration=8)
+    taken = {"num_labels": 3, "attn_implementation": "eager", "rope_theta": 500.0, "dtype": "bfloat16"}
+    config = ConceptEncoderConfig.from_preset("nano", **taken)
+    assert (config.num_labels, config._attn_implementation, config.rope_parameters["rope_theta"]) == (3, "eager", 500)
+
+
 @pytest.mark.parametrize(
     ("preset", "millions"), [("nano", 3.6), ("mini", 11), ("small", 48), ("base", 130), ("perceiver_v1", 45)]
 )

@@ -68,7 +68,10 @@ def test_the_code_of_a_document_runs(name, layout, monkeypatch):
     if name in PACKAGES:
         pytest.importorskip(PACKAGES[name])
     monkeypatch.chdir(layout)
+    asked: list[str] = []
+    monkeypatch.setattr("builtins.input", lambda question="": asked.append(question) or "n")
     run(name, [block for block in PYTHON[name] if block.reason is None])
+    assert not asked, f"{name} leaves out what keeps transformers from asking at the terminal: {asked[0]}"
 
 
 @pytest.mark.parametrize("name", PYTHON)

@@ -183,7 +183,13 @@ def test_an_index_is_replaced_only_if_asked(checkpoint, texts, tmp_path, capsys)
 def test_what_is_no_index_is_named(tmp_path, capsys):
     (tmp_path / "x.arrow").write_bytes(b"nothing")
     assert "is no index of passages" in refusal(capsys, "query", str(tmp_path / "x.arrow"), "a")
-    assert "no.arrow" in refusal(capsys, "query", str(tmp_path / "no.arrow"), "a")
+    message = refusal(capsys, "query", str(tmp_path / "no.arrow"), "a")
+    assert f"There is no index {tmp_path / 'no.arrow'}; `python -m evaluation_concept.search index` makes" in message
+
+
+def test_a_query_is_looked_at_before_anything_is_loaded(tmp_path, capsys):
+    assert "The query is empty" in refusal(capsys, "query", str(tmp_path / "no.arrow"), " ")
+    assert "--top_k 0 must be at least 1" in refusal(capsys, "query", str(tmp_path / "no.arrow"), "a", "--top_k", "0")
 
 
 def test_texts_without_words_make_no_index(checkpoint, tmp_path, capsys):

@@ -172,3 +172,11 @@ def test_pairs_of_a_folder_are_of_two_kinds(tmp_path, capsys):
 
 def test_sources_that_are_not_there_are_refused(tmp_path, capsys):
     assert "There is no file" in refusal(capsys, "no/checkpoint/needed", tmp_path / "nowhere.csv")
+
+
+def test_a_folder_with_what_is_no_text_says_how_to_leave_it_out(checkpoint, tmp_path, capsys):
+    (tmp_path / "a.txt").write_bytes(b"caf\xe9")
+    message = refusal(capsys, checkpoint, tmp_path)
+    assert "a.txt" in message
+    assert "--glob names the files to read" in message
+    assert "--skip_unreadable" not in message

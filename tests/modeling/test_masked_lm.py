@@ -27,7 +27,7 @@ def test_sparse_loss_equals_dense_loss(variant, given):
     dense = F.cross_entropy(logits.flatten(0, 1), batch["labels"].flatten())
     if given == "masked_positions":
         batch["masked_positions"] = positions
-    sparse = model(**batch)
+    sparse = model(**batch, return_logits=False)
     assert sparse.logits is None
     torch.testing.assert_close(sparse.loss, dense, atol=1e-10, rtol=0)
     torch.testing.assert_close(gradients(model, sparse.loss), gradients(model, dense), atol=1e-10, rtol=1e-8)
@@ -94,9 +94,12 @@ def test_embeddings_may_be_given_instead_of_ids(variant):
     torch.testing.assert_close(by_ids, by_embeds, atol=1e-10, rtol=0)
 
 
-def test_logits_come_on_request_beside_labels():
+def test_logits_come_beside_labels_on_request_and_in_evaluation():
     model, batch = tiny_model(ConceptEncoderForMaskedLM), masked_batch()
+    assert model.train()(**batch).logits is None
     assert model(**batch, return_logits=True).logits.shape == (3, 9, 99)
+    assert model.eval()(**batch, return_logits=False).logits is None
+    assert torch.equal(model(**batch).logits, model(**batch, return_logits=True).logits)
     positions = batch.pop("masked_positions")
     full = model(**batch, return_logits=True)
     assert full.logits.shape == (3, 37, 99)

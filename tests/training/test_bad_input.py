@@ -225,3 +225,20 @@ def test_the_command_ends_with_the_exit_code(tmp_path):
     assert ended.returncode == 2
     assert ended.stderr.strip() == "run_mlm.py: error: nowhere.txt is not there"
     assert ended.stdout == ""
+
+
+def test_a_file_that_cannot_be_opened_is_named_without_numbers(tmp_path, capsys):
+    assert exit_code(run_mlm.main, [f"{tmp_path}/gone.yaml"]) == 2
+    assert capsys.readouterr().err.endswith(f"error: {tmp_path}/gone.yaml: No such file or directory\n")
+
+
+def test_what_libraries_log_is_printed_once(tmp_path):
+    file = write(tmp_path / "rows.json", b"{not json")
+    ended = subprocess.run(
+        [sys.executable, str(ROOT / "run_mlm.py"), *arguments(tmp_path, train_file=file)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 2
+    assert ended.stderr.count("Failed to load JSON") == 1

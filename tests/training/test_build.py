@@ -6,12 +6,14 @@ import re
 
 import pytest
 import torch
+from transformers import AutoModel, BertConfig, LongformerConfig, MPNetConfig, RobertaConfig
 from transformers.utils import logging
 
+from evaluation_concept.errors import naming
 from modeling_concept import ConceptEncoderForMaskedLM, register_auto_classes
 from tests.modeling.tiny import tiny_config
 from training_concept.arguments import ModelArguments
-from training_concept.build import build_config, build_model
+from training_concept.build import build_config, build_model, build_tokenizer, check_length
 from training_concept.tokenization import train_tokenizer
 
 
@@ -86,3 +88,42 @@ def test_overrides_of_a_checkpoint_are_checked(checkpoint):
 def test_flags_that_do_not_go_together(fields, named):
     with pytest.raises(ValueError, match=named):
         ModelArguments(train_tokenizer_vocab_size=300, **fields)
+
+
+@pytest.mark.parametrize("kind", [RobertaConfig, LongformerConfig, MPNetConfig, BertConfig])
+def test_the_longest_text_that_passes_is_the_longest_that_a_control_can_read(kind):
+    sizes = {"vocab_size": 20, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    config = kind(**sizes, intermediate_size=8, max_position_embeddings=66, pad_token_id=1)
+    if kind is LongformerConfig:
+        config.attention_window = [8]
+    longest = max(length for length in range(60, 70) if passes(config, length))
+    model = AutoModel.from_config(config).eval()
+    with torch.no_grad():
+        assert model(torch.full((1, longest), 5)).last_hidden_state.shape[1] == longest
+        with pytest.raises((IndexError, RuntimeError)):
+            model(torch.full((1, longest + 1), 5))
+
+
+def passes(config, length: int) -> bool:
+    try:
+        check_length(config, length)
+    except ValueError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("build", [build_config, lambda arguments: build_tokenizer(arguments, [], None)])
+def test_a_checkpoint_that_is_not_there_is_named(tmp_path, build):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(OSError, match=f"There is no folder {tmp_path}/gone"):
+        build(ModelArguments(model_name_or_path=f"{tmp_path}/gone"))
+    with pytest.raises(OSError, match=f"{tmp_path}/empty holds no checkpoint: it has neither config.json nor"):
+        build(ModelArguments(model_name_or_path=f"{tmp_path}/empty"))
+
+
+def test_what_is_wrong_with_a_checkpoint_that_is_there_stays_said(checkpoint):
+    folder, _ = checkpoint
+    with pytest.raises(ValueError, match=r"^a weight is missing$"), naming(str(folder)):
+        raise ValueError("a weight is missing")
+    with pytest.raises(OSError, match=r"^user/model cannot be loaded: no connection$"), naming("user/model"):
+        raise OSError("no connection")

@@ -37,7 +37,7 @@ def test_of_a_pair_the_longer_text_is_cut_and_that_is_logged(caplog: pytest.LogC
     examples = pairs(["a", "letters"], ["text " * 30, "a"], [0, 2])
     with caplog.at_level(logging.WARNING):
         rows = tokenize(examples, INFERENCE, tokenizer, max_length=12)
-    assert "mnli: 1 of 2 examples fill or exceed 12 tokens" in caplog.text
+    assert "mnli: 1 of 2 examples fill or exceed the 12 tokens" in caplog.text
     cut = tokenizer.decode(rows[0]["input_ids"], skip_special_tokens=True)
     assert len(rows[0]["input_ids"]) == 12
     assert cut.startswith("a")

@@ -124,6 +124,19 @@ def test_numbers_that_are_text_are_no_classes(tmp_path):
         load_files({"train": path}, None, None, "label")
 
 
+def test_na_and_none_are_labels_in_a_csv_file(tmp_path):
+    lines = [f"We are {word},{word}\n" for word in ("NA", "None", "null") * 4]
+    (tmp_path / "train.csv").write_text("text,label\n" + "".join(lines), encoding="utf-8")
+    data = load_files({"train": str(tmp_path / "train.csv")}, None, None, "label")
+    assert data.task.labels == ("NA", "None", "null")
+
+
+def test_an_empty_cell_of_a_csv_file_is_no_label(tmp_path):
+    (tmp_path / "train.csv").write_text("text,label\na,good\nb,\nc,bad\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="row 1"):
+        load_files({"train": str(tmp_path / "train.csv")}, None, None, "label")
+
+
 def test_columns_are_named_for_a_task_of_glue_too(tmp_path, bert):
     own = [{"review": row["text"], "stars": row["label"]} for row in rows(labels=["negative", "positive"])]
     files = dict.fromkeys(("train_file", "validation_file"), write(tmp_path / "own.jsonl", own))

@@ -362,6 +362,10 @@ def test_what_is_cut_off_is_learned_nothing_from():
         ),
         ({"task_name": ["sotu_eras"], "do_predict": True}, "--do_predict: none of these tasks has a test split"),
         ({"task_name": ["scrolls_qasper"], "label_smoothing_factor": 0.1}, "--label_smoothing_factor is for classes"),
+        (
+            {"task_name": ["scrolls_qasper"], "readout": "concepts"},
+            "--readout is for classes and choices, and",
+        ),
         ({"batch_tokens": 0}, "--batch_tokens 0"),
         ({"do_eval": None}, "Nothing to do"),
         ({"task_name": ["sotu_eras"], "do_train": None}, "sotu_eras is cross-validated"),
@@ -402,9 +406,9 @@ def test_recipes_are_taken():
         if path.stem == "listops_self_pretraining":
             parse_arguments([str(path)])
             continue
-        _, options, training_args = parse_dataclasses([str(path)], *KINDS)
+        model_args, options, training_args = parse_dataclasses([str(path)], *KINDS)
         tasks = find_tasks(options.task_name)
-        run_long_context._check(tasks, options, training_args)
+        run_long_context._check(tasks, model_args, options, training_args)
 
 
 def test_every_task_is_documented():

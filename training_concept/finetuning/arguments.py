@@ -158,7 +158,7 @@ class ExperimentArguments(RepetitionArguments):
 
 @dataclass
 class FineTuningArguments(TrainingArguments):
-    """`transformers.TrainingArguments` with a few fields more."""
+    """How to fine-tune: what is added to the settings of transformers' Trainer, or has another default here."""
 
     overwrite_output_dir: bool = field(
         default=False, metadata={"help": "Whether to start anew in an output_dir that holds results already."}

@@ -61,7 +61,8 @@ def tokenize(
     columns: dict[str, Any] = {f"text_{number}": column for number, column in enumerate(examples.texts)}
     rows = Dataset.from_dict(columns).map(encode, batched=True, remove_columns=list(columns), num_proc=num_proc)
     if full := int(np.sum(rows.with_format("numpy")["is_full"][:])):
-        logger.warning("%s: %d of %d examples fill or exceed %d tokens.", task.name, full, len(rows), max_length)
+        message = "%s: %d of %d examples fill or exceed the %d tokens of --max_seq_length, and the rest is not read."
+        logger.warning(message, task.name, full, len(rows), max_length)
     rows = rows.remove_columns("is_full")
     if examples.labels is None:
         return rows

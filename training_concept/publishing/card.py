@@ -174,7 +174,9 @@ def name_card(folder: Path, name: str, repo_id: str) -> None:
         ModelCard.load(path)
     except (yaml.YAMLError, ValueError) as error:
         raise ValueError(f"{CARD}: its metadata cannot be read ({error}).") from error
-    path.write_text(rename_in_card(path.read_text(encoding="utf-8"), name, repo_id, repo_id), encoding="utf-8")
+    text = rename_in_card(path.read_text(encoding="utf-8"), name, repo_id, repo_id)
+    with draft(path) as draft_path:
+        draft_path.write_text(text, encoding="utf-8")
 
 
 def rename_in_card(text: str, name: str, title: str, address: str) -> str:
