@@ -365,6 +365,18 @@ class ConceptEncoderConfig(PreTrainedConfig):
             raise ValueError(f"{cls.__name__} has no field {', '.join(map(repr, unknown))}.")
         return cls(**(PRESETS[name] | overrides))
 
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> "ConceptEncoderConfig":
+        """
+        As `PreTrainedConfig.from_dict`.
+
+        Raises:
+            `ValueError`: if it is the configuration of another architecture.
+        """
+        if (kind := config_dict.get("model_type", cls.model_type)) != cls.model_type:
+            raise ValueError(f"This is a checkpoint of model_type={kind!r}, not {cls.model_type!r}.")
+        return super().from_dict(config_dict, **kwargs)
+
     @property
     def head_dim(self) -> int:
         """Width of an attention head, the same for token, concept and decoder attention."""

@@ -7,6 +7,7 @@ import re
 
 import pytest
 import torch
+from transformers import BertConfig
 
 from configuration_concept import PRESETS, ConceptEncoderConfig
 from configuration_concept.configuration_concept import CHOICES, FORMAT_VERSION, POSITIVE
@@ -54,6 +55,12 @@ def test_a_checkpoint_of_other_code_is_refused(tmp_path, version, age):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": version, "new_field": 1}))
     with pytest.raises(ValueError, match=f"{age} version"):
         ConceptEncoderConfig.from_pretrained(tmp_path)
+
+
+def test_a_checkpoint_of_another_architecture_is_named(tmp_path):
+    BertConfig().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="of model_type='bert', not 'concept_encoder'"):
+        ConceptEncoderForMaskedLM.from_pretrained(tmp_path)
 
 
 def test_unknown_preset():
