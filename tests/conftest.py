@@ -1,7 +1,8 @@
 # Copyright 2026 The Concept Encoder authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What every test gets: no network, caches of its own, a fixed number of threads and fixed seeds."""
+"""What every test gets: no network, caches of its own, a fixed number of threads, little garbage and fixed seeds."""
 
+import gc
 import os
 import tempfile
 
@@ -19,6 +20,21 @@ os.environ.update(
     TOKENIZERS_PARALLELISM="false",
 )
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models here are too small to share between threads
+
+
+def pytest_collection_finish() -> None:
+    """
+    Spare the collector of garbage what importing has made and nothing ever frees: half a million objects.
+
+    accelerate collects garbage by hand in every training, which took as long as the training of a tiny model.
+    """
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    """Let it all be freed at the end, since extension modules report what is not."""
+    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)

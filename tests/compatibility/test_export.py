@@ -40,7 +40,8 @@ def make_batch(rows: int, length: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def build(model_class: type[nn.Module], variant: str) -> PaddedModel:
-    model = tiny_model(model_class, variant, torch.float32, decoder_window=BLOCK, num_hidden_layers=1)
+    layers = {"num_hidden_layers": 1, "num_token_layers": 1}
+    model = tiny_model(model_class, variant, torch.float32, decoder_window=BLOCK, **layers)
     return PaddedModel(model, OUTPUTS[model_class])
 
 

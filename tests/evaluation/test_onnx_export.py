@@ -26,7 +26,7 @@ def runtime():
 
 @pytest.fixture(scope="module")
 def model() -> ConceptEncoderForTextEncoding:
-    return tiny_model(ConceptEncoderForTextEncoding, dtype=torch.float32, num_hidden_layers=1)
+    return tiny_model(ConceptEncoderForTextEncoding, dtype=torch.float32, num_hidden_layers=1, num_token_layers=1)
 
 
 @pytest.fixture(scope="module")

@@ -116,7 +116,9 @@ def test_packed_losses_and_gradients_equal_separate_ones(readout, problem):
 
 
 def test_a_packed_classifier_compiles_and_has_finite_gradients_without_documents():
-    model = tiny_model(ConceptEncoderForSequenceClassificationViaDecoder, readout="cls_query", num_labels=3)
+    layers = {"num_hidden_layers": 1, "num_token_layers": 1}
+    head = {"readout": "cls_query", "num_labels": 3}
+    model = tiny_model(ConceptEncoderForSequenceClassificationViaDecoder, **head | layers)
     batch = {"input_ids": document(30)[None].repeat(2, 1), "document_lengths": torch.tensor([[10, 20], [0, 0]])}
     compiled = torch.compile(model, backend="eager", fullgraph=True)
     labels = torch.tensor([[1, 2], [-100, -100]])

@@ -1,30 +1,79 @@
 # Copyright 2026 The Concept Encoder authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-Two processes on the CPU, connected by gloo, that train a tiny model as `accelerate launch` tells them to.
+Two processes on the CPU, connected by gloo, in the environment that `accelerate launch` gives to its processes.
 
-Starting them takes most of the time, so that one start serves several runs.
+They are forked from a server that has imported what takes long and done nothing else: a launcher and two processes
+that each start from nothing take ten times as long as what is run in them.
 """
 
 import json
-import subprocess
+import multiprocessing
+import os
+import runpy
 import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+import torch.multiprocessing
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+from accelerate.utils import prepare_multi_gpu_env
+from torch.distributed import TCPStore
+
 ROOT = Path(__file__).parents[2]
-LAUNCHER = [sys.executable, "-m", "accelerate.commands.launch", "--mixed_precision", "no", "--main_process_port", "0"]
+IMPORTED = ["tests.training.tiny_trainer", "training_concept.retrieval", "torch._dynamo"]
 SHAPE = {"num_hidden_layers": 2, "num_token_layers": 1, "num_interleaved_token_layers": 0, "num_decoder_layers": 1}
 BATCH = 6
 
 
+def parse_launch(*command: str) -> Any:
+    """What `accelerate launch` makes of its command line."""
+    return _validate_launch_command(launch_command_parser().parse_args(command))[0]
+
+
+def start_pair(launcher: list[str], function: Callable[..., None], *arguments: Any) -> None:
+    """
+    Call a function with `arguments` in each of two processes, as `accelerate launch` with flags `launcher` would.
+
+    Raises:
+        torch.multiprocessing.ProcessException: if one of them fails, with its traceback.
+    """
+    args = parse_launch("--mixed_precision", "no", "--num_processes", "2", *launcher, "script.py")
+    # As torchrun does: the port is found by who holds it, so that no other process can take it.
+    store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+    environment = prepare_multi_gpu_env(args) | {
+        "MASTER_ADDR": "localhost",
+        "MASTER_PORT": str(store.port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+        "TORCHELASTIC_RESTART_COUNT": "0",
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+    }
+    multiprocessing.get_context("forkserver").set_forkserver_preload(IMPORTED)
+    torch.multiprocessing.start_processes(
+        _call_as_rank, (environment, function, arguments), nprocs=2, start_method="forkserver"
+    )
+
+
+def _call_as_rank(rank: int, environment: dict[str, str], function: Callable[..., None], arguments: tuple) -> None:
+    os.environ.update(environment, RANK=str(rank), LOCAL_RANK=str(rank))
+    os.chdir(ROOT)
+    function(*arguments)
+
+
+def run_as_command(module: str, *arguments: str) -> None:
+    """Run a module as `python -m` does, which has to end well."""
+    sys.argv = [module, *arguments]
+    with pytest.raises(SystemExit, match=r"^0$"):
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
 def launch(folder: Path, launcher: list[str], runs: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """What `train_one` gave for each of `runs`, settings by name, in two processes that the launcher started."""
-    command = [*LAUNCHER, "--num_processes", "2", *launcher, "-m", "tests.training.pair_run", str(folder)]
-    done = subprocess.run([*command, json.dumps(runs)], cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
+    """What `train_one` gave for each of `runs`, settings by name, in two processes."""
+    start_pair(launcher, train_all, folder, runs)
     return json.loads((folder / "results.json").read_text())
 
 
@@ -109,7 +158,8 @@ def let_cpus_shard() -> None:
     PartialState.__init__ = start_as_accelerators
 
 
-def main(folder: Path, runs: dict[str, dict[str, Any]]) -> None:
+def train_all(folder: Path, runs: dict[str, dict[str, Any]]) -> None:
+    """Train each of `runs` in one of two processes; the first writes what `train_one` gave to `results.json`."""
     import torch.distributed as dist
     from accelerate.utils import parse_flag_from_env
 
@@ -120,7 +170,3 @@ def main(folder: Path, runs: dict[str, dict[str, Any]]) -> None:
         (folder / "results.json").write_text(json.dumps(results))
     dist.barrier()
     dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), json.loads(sys.argv[2]))

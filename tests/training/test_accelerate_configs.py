@@ -6,12 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils import FullyShardedDataParallelPlugin, prepare_multi_gpu_env, prepare_simple_launcher_cmd_env
 from safetensors.torch import load_file
 
 from modeling_concept import ConceptEncoderForMaskedLM
-from tests.training.pair_run import BATCH, ROOT, launch, train_one
+from tests.training.pair_run import BATCH, ROOT, launch, parse_launch, train_one
 
 CONFIGS = ROOT / "recipes" / "accelerate"
 REGIONS = {"torch_compile_backend": "aot_eager", "torch_compile_regions": True}
@@ -19,8 +18,7 @@ REGIONS = {"torch_compile_backend": "aot_eager", "torch_compile_regions": True}
 
 def parsed(name: str, *flags: str):
     """What `accelerate launch` makes of a file and flags."""
-    arguments = ["--config_file", str(CONFIGS / f"{name}.yaml"), *flags, "run_mlm.py"]
-    return _validate_launch_command(launch_command_parser().parse_args(arguments))[0]
+    return parse_launch("--config_file", str(CONFIGS / f"{name}.yaml"), *flags, "run_mlm.py")
 
 
 def test_every_file_is_tested():

@@ -5,6 +5,7 @@
 import json
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,6 @@ from safetensors.torch import load_file
 import run_long_context
 from evaluation_concept.tasks import Examples, Task, TaskData
 from tests.training import tiny_long
-from tests.training.pair_run import LAUNCHER, ROOT
 from tests.training.tiny_glue import arguments, count_trainings, run, tiny_bert, write_checkpoint, write_glue
 from training_concept.finetuning.arguments import ClassifierArguments, ExperimentArguments, FineTuningArguments
 from training_concept.finetuning.cell import CellResult, FineTuner
@@ -26,6 +26,8 @@ from training_concept.finetuning.experiment import Plan, run_task
 from training_concept.finetuning.results import _mean_facts, distinguished
 from training_concept.finetuning.trainer import FineTuningTrainer
 
+ROOT = Path(__file__).parents[2]
+LAUNCHER = [sys.executable, "-m", "accelerate.commands.launch", "--mixed_precision", "no", "--main_process_port", "0"]
 FOLDERS = ("cells", "submission", "predictions")
 QUICK: dict[str, Any] = {"task_name": ["sst2"], "baselines": False, "max_steps": 1}
 

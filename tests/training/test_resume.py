@@ -375,8 +375,9 @@ def test_checkpoints_carry_their_code(uninterrupted):
 
 def launch(folder: Path, *script: str, **settings: Any) -> subprocess.CompletedProcess:
     """Start two processes that share the batches of `SHARED` between them."""
-    launcher = f"{sys.executable} -m accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1"
-    launcher += " --mixed_precision no --dynamo_backend no --main_process_port 0"
+    config = ROOT / "recipes" / "accelerate" / "ddp.yaml"
+    launcher = f"{sys.executable} -m accelerate.commands.launch --config_file {config} --num_processes 2"
+    launcher += " --mixed_precision no --main_process_port 0"
     shares = {"per_device_train_batch_size": 3, "ddp_backend": "gloo", "ddp_find_unused_parameters": False}
     command = [*launcher.split(), *script, *arguments(folder, **SHARED | settings | shares)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)

@@ -3,10 +3,7 @@
 """Fine-tuning on queries and passages that share no word: it finds them, and goes on after an interruption."""
 
 import json
-import os
 import random
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +18,7 @@ from evaluation_concept.errors import FinishedRunError, exit_code
 from evaluation_concept.late_interaction import max_sim
 from modeling_concept import ConceptEncoderForTextEncoding
 from tests.modeling.tiny import tiny_config
+from tests.training.pair_run import run_as_command, start_pair
 from training_concept.arguments import ConceptTrainingArguments
 from training_concept.infonce import dot_products
 from training_concept.pairs import PairCollator, PairDataset
@@ -177,21 +175,9 @@ def test_two_processes_learn_what_one_does(start, tmp_path):
     settings = {"do_eval": False, "late_interaction": True, "max_steps": 3, "negatives_column": "others"}
     settings |= {"num_negatives": 1, "learning_rate": 1e-3}
     main(arguments(start, tmp_path / "one", **settings))
-    launcher = ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
-    launcher += ["--main_process_port", "0", "--mixed_precision", "no", "--dynamo_backend", "no"]
     options = arguments(start, tmp_path / "two", per_device_train_batch_size=12, ddp_backend="gloo", **settings)
-    command = [
-        sys.executable,
-        "-m",
-        *launcher,
-        "--mixed_precision",
-        "no",
-        "-m",
-        "training_concept.retrieval",
-        *options,
-    ]
-    done = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
+    launcher = ["--multi_gpu", "--num_machines", "1", "--dynamo_backend", "no"]
+    start_pair(launcher, run_as_command, "training_concept.retrieval", *options)
     assert logged(tmp_path / "two" / "out") == pytest.approx(logged(tmp_path / "one" / "out"), rel=1e-5)
     one, two = (load_file(tmp_path / name / "out" / "model.safetensors") for name in ("one", "two"))
     torch.testing.assert_close(two, one, atol=1e-5, rtol=1e-4)
