@@ -313,7 +313,7 @@ def test_lists_of_runs_name_runs_that_can_be_built(data, tmp_path, path):
     given = ["run", "--data", str(data), "--output", str(tmp_path), "--runs", str(path)]
     runs = ladder.make_runs(ladder._parse(given))
     assert len({run.name for run in runs}) == len(runs)
-    assert all(size_of(run.variant, run.length, 320).body > 1e7 for run in runs)
+    assert all(size_of(run.variant, run.length, 320).body > 1e6 for run in runs)
 
 
 @pytest.mark.parametrize(
