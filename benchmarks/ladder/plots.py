@@ -7,6 +7,8 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from benchmarks.ladder.report import Contest, Standing
 
@@ -35,11 +37,7 @@ def plot_contest(contest: Contest, group: Sequence[Standing], path: Path) -> Non
     axes.set_ylabel("training loss, nats per masked token")
     axes.set_title(f"documents of {contest[0]} tokens, {contest[1]}; legend: validation loss")
     axes.grid(True, alpha=0.2)
-    axes.legend(fontsize="small")
-    figure.tight_layout()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    _save(figure, axes, path)
 
 
 def plot_sizes(contest: Contest, group: Sequence[Standing], path: Path) -> bool:
@@ -61,12 +59,16 @@ def plot_sizes(contest: Contest, group: Sequence[Standing], path: Path) -> bool:
     axes.set_ylabel("validation loss, nats per masked token")
     axes.set_title(f"documents of {contest[0]} tokens, {contest[1]}")
     axes.grid(True, which="both", alpha=0.2)
+    _save(figure, axes, path)
+    return True
+
+
+def _save(figure: Figure, axes: Axes, path: Path) -> None:
     axes.legend(fontsize="small")
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
     plt.close(figure)
-    return True
 
 
 def _sizes(kind: str, group: Sequence[Standing]) -> list[tuple[float, float, float]]:
