@@ -482,7 +482,7 @@ CONTENDERS: dict[str, Contender] = {
     "small": _ours("small"),
     "base": _ours("base"),
     "base_bottleneck": _ours("base", decoder_tokens="none"),
-    "base_ratio_8": _ours("base", concept_ratio=8),
+    "base_ratio_4": _ours("base", concept_ratio=4),
     "base_ratio_16": _ours("base", concept_ratio=16),
     "perceiver_v1": _ours("perceiver_v1"),
     # In parameters: BERT-base, and the equals of `mini`, `small` and `base`.

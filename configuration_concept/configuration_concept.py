@@ -197,7 +197,7 @@ class ConceptEncoderConfig(PreTrainedConfig):
         rotary positions, to `"none"` else.
     cope_distances (`int`, *optional*, defaults to 64):
         Distances in either direction that have a vector of their own. Only with `concept_positions="cope"`.
-    concept_ratio (`int`, *optional*, defaults to 4):
+    concept_ratio (`int`, *optional*, defaults to 8):
         Tokens per anchored concept, N / C.
     min_concepts (`int`, *optional*, defaults to 4):
         Fewest anchored concepts of a document.
@@ -269,7 +269,7 @@ class ConceptEncoderConfig(PreTrainedConfig):
     >>> from configuration_concept import ConceptEncoderConfig
     >>> from modeling_concept import ConceptEncoder
 
-    >>> config = ConceptEncoderConfig.from_preset("nano", concept_ratio=8)
+    >>> config = ConceptEncoderConfig.from_preset("nano", concept_ratio=16)
     >>> model = ConceptEncoder(config)
     ```"""
 
@@ -304,7 +304,7 @@ class ConceptEncoderConfig(PreTrainedConfig):
     concept_positions: str | None = None
     cope_distances: int = 64
     num_concepts: int = 128
-    concept_ratio: int = 4
+    concept_ratio: int = 8
     min_concepts: int = 4
     max_concepts: int = 2048
     num_global_concepts: int = 4

@@ -103,7 +103,7 @@ class Standing:
 
     def field(self, name: str) -> Any:
         """Of the model's configuration."""
-        return self.outcomes[0].record["config"].get(name, DEFAULTS.get(name))
+        return self.outcomes[0].record["config"].get(name)
 
     @property
     def spread(self) -> float | None:
@@ -358,8 +358,6 @@ GOALS = {
     "bottleneck_512_minus_bert": Goal(512, "bert", "at most 0.35", {"family": "bottleneck", "concept_ratio": 4}),
     "perceiver_v1_512_minus_bert": Goal(512, "bert", "none", {"kind": "perceiver_v1"}),
 }
-# Fields that a configuration does not write where they have this value.
-DEFAULTS = {"concept_ratio": 4}
 
 
 def _records(path: Path) -> Iterator[dict[str, Any]]:

@@ -177,7 +177,7 @@ def _family(contender: Contender) -> str:
 
 def _concepts(name: str, change: str, **fields: Any) -> Variant:
     """A change of what the search began with. Records go by the names, so that must not follow later defaults."""
-    contender = ConceptContender(shape={"preset": "grid_512_512", "read_every": 2, **fields})
+    contender = ConceptContender(shape={"preset": "grid_512_512", "read_every": 2, "concept_ratio": 4, **fields})
     return Variant(name, _family(contender), "concepts", change, contender)
 
 

@@ -37,7 +37,7 @@ def scores(loss: float) -> dict[str, Any]:
 def record(variant: str, loss: float, test: float | None = None, **fields: Any) -> dict[str, Any]:
     settings = Settings(variant=variant, final=test is not None, **fields)
     evaluation = {"validation": scores(loss)} | ({} if test is None else {"test": scores(test)})
-    config = {"concept_ratio": 8} if "ratio_8" in variant else {}
+    config = {"concept_ratio": 8 if "ratio_8" in variant else 4}
     curve = [[second, 1000 * second, 8 - second / 10] for second in range(1, 11)]
     numbers = {"tokens": 1e8, "tokens_per_second": 1e6, "parameters": {"total": 200, "body": 100}}
     described = {"run": settings.name, "settings": asdict(settings), "evaluation": evaluation, "config": config}
