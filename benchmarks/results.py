@@ -67,6 +67,11 @@ class Table:
     rows: list[list[Any]]
     note: str = ""
 
+    def column(self, title: str) -> list[Any]:
+        """The cells of a column."""
+        place = self.columns.index(title)
+        return [row[place] for row in self.rows]
+
 
 @dataclass(frozen=True)
 class Results:

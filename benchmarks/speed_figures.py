@@ -208,11 +208,11 @@ def rate_table(records: Sequence[Record], mode: str, variable: bool, prefix: str
     """
     The best way of every contender at every length; of several runs the last one that has it.
 
-    Runs that time another reference than the first one have no ratios here.
+    Runs that time another reference than the first one have no ratios, and give only rows that no other run has.
     """
     reference = records[0]["reference"]
     rows: dict[tuple[int, str], list[Any]] = {}
-    for record in records:
+    for record in sorted(records, key=lambda record: bool(record["reference"] == reference)):
         cells = [it for it in record["cells"] if it.mode == mode and it.variable == variable]
         for pick in {Pick(it.contender, mode, it.length, variable): None for it in cells}:
             if (best := fastest(record, pick)) is not None:
@@ -253,12 +253,13 @@ def failures_table(records: Sequence[Record], prefix: str) -> Table:
 
 
 def _figure(records: Iterable[Record], values: Callable[[Record], list[float]], unit: str, note: str) -> Figure | None:
-    """A figure from all records that have values for it; it is described by the last of them."""
+    """A figure from the last of the records that have values for it, as tables have the last run's rows."""
     having = [(record, found) for record in records if (found := values(record))]
     if not having:
         return None
-    described = {name: having[-1][0][name] for name in ("command", "commit", "device", "date")}
-    return Figure.of_runs([value for _, found in having for value in found], unit=unit, note=note, **described)
+    record, found = having[-1]
+    described = {name: record[name] for name in ("command", "commit", "device", "date")}
+    return Figure.of_runs(found, unit=unit, note=note, **described)
 
 
 def _rate_row(record: Record, pick: Pick, best: Measurement) -> list[Any]:

@@ -423,10 +423,12 @@ def _write_and_mix(encoder: ConceptEncoder, stage: int, concepts: Concepts) -> U
 
 def _output(encoder: ConceptEncoder, concepts: Concepts, document: ChunkedDocument | None) -> ConceptEncoderOutput:
     states, all_used = encoder.norm(concepts.states), concepts.states.new_ones(concepts.states.shape[:2]).long()
+    pooled = torch.arange(states.shape[1], device=states.device) >= encoder.concepts.num_free
     dropped = document is not None and len(document.ids) < document.num_tokens
     return ConceptEncoderOutput(
         last_hidden_state=states,
         concept_mask=all_used,
+        pooled_mask=all_used * pooled,
         concept_positions=None if concepts.positions is None else concepts.positions.expand(states.shape[:2]),
         token_states=document.states if document is not None else None,
         token_index=document.positions[None] if document is not None and dropped else None,

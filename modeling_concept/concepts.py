@@ -74,6 +74,7 @@ class LearnedConcepts(nn.Module):
     def __init__(self, config: PreTrainedConfig):
         super().__init__()
         self.table = nn.Parameter(torch.empty(config.num_concepts, config.hidden_size))
+        self.num_free = 0
 
     def forward(self, tokens: torch.Tensor, layout: TokenLayout, ratio: int | None = None) -> Concepts:
         """
@@ -119,6 +120,7 @@ class AnchoredConcepts(nn.Module):
         self.projection = nn.Linear(config.token_hidden_size, config.hidden_size, bias=False)
         self.shared = nn.Parameter(torch.empty(1, config.hidden_size))
         self.free = nn.Parameter(torch.empty(config.num_global_concepts, config.hidden_size))
+        self.num_free = config.num_global_concepts
 
     def forward(self, tokens: torch.Tensor, layout: TokenLayout, ratio: int | None = None) -> Concepts:
         """

@@ -339,13 +339,15 @@ class ConceptEncoder(ConceptEncoderPreTrainedModel):
         rotation = self.rotate(tokens, layout.to_slots(layout.positions))
         return rotation, self._mixing(layout, rotation, tokens.shape[0])
 
-    @staticmethod
-    def _output(concepts: Concepts, layout: TokenLayout, tokens: torch.Tensor | None) -> ConceptEncoderOutput:
+    def _output(self, concepts: Concepts, layout: TokenLayout, tokens: torch.Tensor | None) -> ConceptEncoderOutput:
         """What `forward` returns, with states `[batch, V, token_hidden_size]` of the tokens of `layout` if given."""
-        shape, all_used = concepts.states.shape[:2], concepts.states.new_ones(1, 1, dtype=torch.bool)
+        shape, used = concepts.states.shape[:2], concepts.mask
+        if used is None:
+            used = concepts.states.new_ones(1, 1, dtype=torch.bool)
         return ConceptEncoderOutput(
             last_hidden_state=concepts.states,
-            concept_mask=(all_used if concepts.mask is None else concepts.mask).expand(shape).long(),
+            concept_mask=used.expand(shape).long(),
+            pooled_mask=(used & (concepts.rank >= self.concepts.num_free)).expand(shape).long(),
             concept_positions=None if concepts.positions is None else concepts.positions.expand(shape),
             concept_documents=None if concepts.documents is None else concepts.documents.expand(shape),
             token_states=tokens,
@@ -869,7 +871,7 @@ class ConceptEncoderForTextEncoding(TextEncodingMixin, ConceptEncoderPreTrainedM
         dtype = torch.promote_types(outputs.last_hidden_state.dtype, torch.float32)
         concepts = outputs.last_hidden_state.to(dtype)
         number = None if document_lengths is None else document_lengths.shape[1]
-        means = document_means(concepts, mask, documents, number)
+        means = document_means(concepts, outputs.pooled_mask, documents, number)
         return ConceptEmbeddingOutput(
             embeddings=nn.functional.normalize(means, dim=-1),
             concept_embeddings=nn.functional.normalize(concepts, dim=-1),

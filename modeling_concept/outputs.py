@@ -44,6 +44,9 @@ class ConceptEncoderOutput(ModelOutput):
         `"rope"` or `"cope"`.
     concept_documents (`torch.LongTensor` of shape `(batch_size, num_concepts)`, *optional*):
         Which document of its row each concept belongs to. Given with `document_lengths`, for rows of several.
+    pooled_mask (`torch.LongTensor` of shape `(batch_size, num_concepts)`):
+        Concepts whose mean is the embedding of their document: those in use without the free ones, whose share of a
+        mean would depend on the length of the text.
     token_states (`torch.FloatTensor` of shape `(batch_size, num_visible, token_hidden_size)`, *optional*):
         States of the visible tokens, moved to the front of their rows. Given if `output_token_states=True`.
     token_index (`torch.LongTensor` of shape `(batch_size, num_visible)`, *optional*):
@@ -65,6 +68,7 @@ class ConceptEncoderOutput(ModelOutput):
     concept_mask: torch.LongTensor | None = None
     concept_positions: torch.FloatTensor | None = None
     concept_documents: torch.LongTensor | None = None
+    pooled_mask: torch.LongTensor | None = None
     token_states: torch.FloatTensor | None = None
     token_index: torch.LongTensor | None = None
     token_mask: torch.BoolTensor | None = None
@@ -94,12 +98,15 @@ class ConceptMaskedLMOutput(MaskedLMOutput):
         Concepts in use.
     concept_documents (`torch.LongTensor` of shape `(batch_size, num_concepts)`, *optional*):
         Which document of its row each concept belongs to, for rows of several.
+    pooled_mask (`torch.LongTensor` of shape `(batch_size, num_concepts)`, *optional*):
+        Concepts whose mean is the embedding of their document, see [`ConceptEncoderOutput`].
     """
 
     cross_attentions: tuple[torch.FloatTensor, ...] | None = None
     concept_states: torch.FloatTensor | None = None
     concept_mask: torch.LongTensor | None = None
     concept_documents: torch.LongTensor | None = None
+    pooled_mask: torch.LongTensor | None = None
 
 
 @auto_docstring(
@@ -111,8 +118,8 @@ class ConceptMaskedLMOutput(MaskedLMOutput):
 class ConceptEmbeddingOutput(ModelOutput):
     r"""
     embeddings (`torch.FloatTensor` of shape `(batch_size, hidden_size)` or `(batch_size, documents, hidden_size)`):
-        One vector of length 1 for each document: the mean of its concepts, normalised. For rows of several documents,
-        one for each of `document_lengths`, zeros behind the last.
+        One vector of length 1 for each document: the mean of its concepts but the free ones, normalised. For rows of
+        several documents, one for each of `document_lengths`, zeros behind the last.
     concept_embeddings (`torch.FloatTensor` of shape `(batch_size, num_concepts, hidden_size)`):
         Its concepts, each of length 1, for late interaction (ColBERT, arXiv 2004.12832). Zeros where `concept_mask`
         is 0.
@@ -228,4 +235,5 @@ def concepts_of(outputs: ConceptEncoderOutput) -> dict[str, torch.Tensor | None]
         "concept_states": outputs.last_hidden_state,
         "concept_mask": outputs.concept_mask,
         "concept_documents": outputs.concept_documents,
+        "pooled_mask": outputs.pooled_mask,
     }

@@ -243,7 +243,7 @@ def check_options(
     Raises:
         `ValueError`: naming the argument.
     """
-    if refused := sorted({"position_ids", "is_causal"} & others.keys()):
+    if refused := [name for name in ("is_causal", "position_ids") if name in others]:
         raise ValueError(
             f"{refused[0]}: places follow from attention_mask or document_lengths, and every token may see later ones."
         )

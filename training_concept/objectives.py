@@ -164,7 +164,7 @@ class SpanPrediction(Objective):
 class Contrastive(Objective):
     """
     `contrastive`: of the second views of all documents of a step's batch, on all processes, the one that belongs to a
-    first view, and the other way round (InfoNCE, arXiv 1807.03748). A view is the mean of its concepts.
+    first view, and the other way round (InfoNCE, arXiv 1807.03748). A view is its embedding.
 
     With a chunk size, views are encoded in chunks, first without a graph and again for the backward pass, one chunk at
     a time, by PyTorch's checkpointing: memory is that of one chunk, gradients are those of the whole batch (GradCache,
@@ -231,10 +231,10 @@ def parse_objectives(text: str) -> dict[str, float]:
 def embed(
     forward: Forward, input_ids: torch.Tensor, document_lengths: torch.Tensor, only_concepts: bool
 ) -> torch.Tensor:
-    """Means of the concepts of documents `[rows, D]` of `input_ids` `[rows, N]`, of length 1: `[rows, D, H]`."""
+    """Embeddings of documents `[rows, D]` of `input_ids` `[rows, N]`, as the model embeds: `[rows, D, H]`."""
     outputs = forward(input_ids=input_ids, document_lengths=document_lengths, only_concepts=only_concepts)
     # Sums of many concepts, and cosines that are divided by a small temperature, need float32.
-    states, mask = cast(torch.Tensor, outputs.concept_states).float(), outputs.concept_mask
+    states, mask = cast(torch.Tensor, outputs.concept_states).float(), outputs.pooled_mask
     owners = torch.zeros_like(mask) if outputs.concept_documents is None else outputs.concept_documents
     with torch.autocast(states.device.type, enabled=False):
         return F.normalize(segment_means(states, owners, document_lengths.shape[1], mask != 0), dim=-1)

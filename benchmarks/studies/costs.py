@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
-from benchmarks.cells import Cell, Setting, allow_cudnn, compile_model, encoding_step, prepare
+from benchmarks.cells import GRAPHS, Cell, Setting, allow_cudnn, compile_model, encoding_step, prepare
 from benchmarks.contenders import CONTENDERS, ConceptContender, Contender
 from benchmarks.ladder.variants import find_variant
 from benchmarks.results import Table, describe_device
@@ -46,6 +46,8 @@ DOCUMENT, BASE_LENGTH = 16_384, 65_536
 CHUNK = 65_536
 LENGTHS = (BASE_LENGTH, 262_144, 1_048_576, 2_097_152, 4_194_304)
 WAYS = ("whole", "chunks")
+# What a long document may lose of the tokens a second of a short one.
+KEPT_RATE = 0.8
 
 
 @dataclass(frozen=True)
@@ -187,7 +189,8 @@ def measure_encoding(options: argparse.Namespace) -> dict[str, Any]:
     steps, sizes = [], []
     for name, contender in contenders.items():
         attention = next(way for way in contender.attentions if device.type == "cuda" or way != "varlen")
-        compiled = "none" if device.type == "cpu" else contender.compiles[0]
+        # One document gives a GPU less to do than Python takes to launch.
+        compiled = "none" if device.type == "cpu" else f"{contender.compiles[0]}{GRAPHS}"
         cell = Cell(name, "encode", options.length, False, attention, compiled)
         documents = make_documents(options.length, options.length, False, setting.batches, device)
         model, batches = prepare(cell, contender, setting, documents)
@@ -242,12 +245,12 @@ def measure_longest(options: argparse.Namespace) -> dict[str, Any]:
         gib = "" if peak is None else round(peak / GIB, 1)
         rows.append([way, length, f"{length / taken:.4g}", f"{taken:.3g}", gib])
         print(*rows[-1], flush=True)
-    longest = max(length for _, length in rates)
-    first, last = (max(rates.get((way, length), 0.0) for way in WAYS) for length in (options.lengths[0], longest))
+    best = {length: max(rates.get((way, length), 0.0) for way in WAYS) for _, length in rates}
+    longest = longest_document(best)
     note = (
-        f"tokens of the longest document that {options.ours} encoded, batches of one, at most "
-        f"{model.config.max_concepts} concepts, at {last / first:.2f} of the tokens a second of documents of "
-        f"{options.lengths[0]}; required: at least 1,048,576 at 0.8 or more"
+        f"tokens of the longest document that {options.ours} encoded at {KEPT_RATE} or more of the tokens a second of "
+        f"documents of {min(best)}, batches of one, at most {model.config.max_concepts} concepts; the longest at all "
+        f"had {max(best)}; required: at least 1,048,576"
     )
     columns = ["way", "tokens", "tokens/s", "seconds", "GiB"]
     about = (
@@ -255,6 +258,12 @@ def measure_longest(options: argparse.Namespace) -> dict[str, Any]:
     )
     table = Table("longest", columns, rows, about)
     return {"figures": {"longest_document_tokens": figure([longest], note, "tokens")}, "tables": [asdict(table)]}
+
+
+def longest_document(rates: Mapping[int, float]) -> int:
+    """The longest one whose tokens a second are `KEPT_RATE` of the shortest one's, of such rates by length."""
+    least = KEPT_RATE * rates[min(rates)]
+    return max(length for length, rate in rates.items() if rate >= least)
 
 
 def build_encoder(contender: ConceptContender, device: torch.device) -> ConceptEncoder:

@@ -235,10 +235,10 @@ def test_a_ratio_needs_both_numbers_from_one_run(tmp_path):
 
 
 def test_a_table_has_ratios_to_one_reference(tmp_path):
-    alone = {"cells": [cell("small", "train", 512, [1.0])], "reference": "small"}
+    alone = {"cells": [cell(name, "train", 512, [1.0]) for name in ("mini", "base")], "reference": "mini"}
     table = merged(tmp_path, {"cells": CELLS}, alone).tables["train_fixed"]
     ratios = {row[0]: row[7] for row in table.rows if row[2] == 512}
-    assert ratios == {"base": 3.0, REFERENCE: 1.0, "small": ""}
+    assert ratios == {"base": 3.0, REFERENCE: 1.0, "small": 3.0, "mini": ""}
     assert f"against {REFERENCE} in" in table.note
 
 

@@ -35,11 +35,13 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(roofline.measure_ceilings.__globals__, "MATRIX_EDGE", {"cpu": 16})
 
 
-def measured(command: str, folder: Path, contender: str = "mini") -> dict[str, Any]:
+PROFILE = ["--compile", "none", "--steps", "1"]
+
+
+def measured(command: str, folder: Path, *options: str, contender: str = "mini") -> dict[str, Any]:
     path = folder / f"{command}.json"
     size = ["--tokens", "128", "--length", "64", "--seconds", "0", "--repeats", "2", "--attention", "sdpa"]
-    extra = ["--compile", "none", "--steps", "1"] if command == "profile" else []
-    roofline.main([command, "--contender", contender, "--output", str(path), *size, *extra])
+    roofline.main([command, "--contender", contender, "--output", str(path), *size, *options])
     return json.loads(path.read_text(encoding="utf-8"))
 
 
@@ -60,9 +62,9 @@ def test_every_part_of_a_step_is_found(tmp_path):
         "AdamW, fused",
     ]
     assert all(it["floor"] > 0 and len(it["seconds"]) == 2 for it in kernels.values())
-    # Two documents of 64 tokens, 19 of them masked, 16 spans and 4 free concepts.
+    # Two documents of 64 tokens, 19 of them masked, 8 spans and 4 free concepts.
     concepts = kernels["concepts"]
-    assert (concepts["count"], concepts["flops"]) == (2, 3 * (2 * 40 * 4 * 32**2 + 4 * 32 * 2 * 20**2))
+    assert (concepts["count"], concepts["flops"]) == (2, 3 * (2 * 24 * 4 * 32**2 + 4 * 32 * 2 * 12**2))
 
 
 def test_linear_layers_and_attention_add_up_to_the_model(tmp_path):
@@ -77,18 +79,25 @@ def test_linear_layers_and_attention_add_up_to_the_model(tmp_path):
 
 def test_records_become_tables(tmp_path):
     measured("kernels", tmp_path)
-    profile = measured("profile", tmp_path)
+    profile = measured("profile", tmp_path, *PROFILE)
     assert profile["shares"]["matmul"] > 0
     paths = [str(tmp_path / f"{name}.json") for name in ("kernels", "profile")]
     roofline.main(["merge", *paths], tmp_path / "speed.json")
     tables = read_results(tmp_path / "speed.json").tables
-    assert set(tables) == {"roofline_mini_64", "profile_mini_64"}
-    assert [row[0] for row in tables["profile_mini_64"].rows] == sorted([*roofline.KINDS, "other", "idle"])
+    assert set(tables) == {"roofline_mini_64", "profile_train_fixed_mini_64"}
+    kinds = [row[0] for row in tables["profile_train_fixed_mini_64"].rows]
+    assert kinds == sorted([*roofline.KINDS, "other", "idle"])
+
+
+def test_encoding_is_profiled_too(tmp_path):
+    encoding = measured("profile", tmp_path, *PROFILE, "--mode", "encode", "--layout", "variable")
+    assert encoding["shares"]["matmul"] > 0 == encoding["shares"]["optimizer"]
+    assert roofline.profile_table(encoding).name == "profile_encode_variable_mini_64"
 
 
 def test_kernels_of_others_are_refused(tmp_path):
     with pytest.raises(ValueError, match="'bert_256x4' is none of our models"):
-        measured("kernels", tmp_path, "bert_256x4")
+        measured("kernels", tmp_path, contender="bert_256x4")
 
 
 @pytest.mark.parametrize(

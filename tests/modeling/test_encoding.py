@@ -38,10 +38,8 @@ def tokenizer() -> PreTrainedTokenizerFast:
     return train_tokenizer([" ".join(WORDS)] * 3, VOCABULARY, model_max_length=10**30)
 
 
-def make_model(
-    variant: str = "hybrid", dtype: torch.dtype = torch.float32, **overrides: int
-) -> ConceptEncoderForTextEncoding:
-    return tiny_model(ConceptEncoderForTextEncoding, variant, dtype, vocab_size=VOCABULARY, **overrides)
+def make_model(variant: str = "hybrid", **overrides: int) -> ConceptEncoderForTextEncoding:
+    return tiny_model(ConceptEncoderForTextEncoding, variant, torch.float32, vocab_size=VOCABULARY, **overrides)
 
 
 @torch.no_grad()
@@ -237,7 +235,8 @@ def test_embeddings_can_be_trained_on(tokenizer):
 def test_half_precision_is_close_and_comes_back_as_float32(tokenizer, weights):
     texts = make_texts()
     exact = encode(make_model(), tokenizer, texts).embeddings
-    encoded = encode(make_model(dtype=weights), tokenizer, texts, bf16=True, late_interaction=True)
+    # Not drawn in bfloat16, which gives other numbers before PyTorch 2.12.
+    encoded = encode(make_model().to(weights), tokenizer, texts, bf16=True, late_interaction=True)
     assert encoded.embeddings.dtype == encoded.concept_embeddings[0].dtype == torch.float32
     assert not torch.equal(encoded.embeddings, exact)
     assert torch.cosine_similarity(encoded.embeddings, exact).min() > 0.99

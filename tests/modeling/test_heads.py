@@ -227,13 +227,15 @@ def test_multiple_choice_scores_every_text(batch):
     torch.testing.assert_close(outputs.logits[1, :1], alone[0], atol=1e-10, rtol=0)
 
 
-def test_embeddings_are_normalised_means_of_concepts(batch):
-    model = tiny_model(ConceptEncoderForTextEncoding)
+@pytest.mark.parametrize(("variant", "free"), [("hybrid", 2), ("no_free_concepts", 0), ("learned_concepts", 0)])
+def test_embeddings_are_normalised_means_of_concepts_with_a_span(batch, variant, free):
+    model = tiny_model(ConceptEncoderForTextEncoding, variant)
     outputs, encoded = model(**batch), model.model(**batch)
     assert isinstance(model.model, ConceptEncoder)
     torch.testing.assert_close(outputs.embeddings.norm(dim=-1), torch.ones(4, dtype=torch.float64))
     used = encoded.concept_mask[0].bool()
-    mean = encoded.last_hidden_state[0, used].mean(dim=0)
+    assert torch.equal(encoded.pooled_mask[0].nonzero(), used.nonzero()[free:])
+    mean = encoded.last_hidden_state[0, used][free:].mean(dim=0)
     torch.testing.assert_close(outputs.embeddings[0], F.normalize(mean, dim=0))
     lengths = outputs.concept_embeddings.norm(dim=-1)
     torch.testing.assert_close(lengths, outputs.concept_mask.to(lengths.dtype))

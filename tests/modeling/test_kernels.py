@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from packaging.version import Version
 from torch.utils.checkpoint import checkpoint
 from transformers.dynamic_module_utils import get_imports
 
@@ -22,6 +23,8 @@ on_kernels = pytest.mark.skipif(
     not (kernels.HAS_TRITON and (INTERPRETED or DEVICE == "cuda")),
     reason="no Triton, or a CPU without its interpreter",
 )
+# `wrap_triton` takes no function of the interpreter before.
+WRAPS_INTERPRETED = Version(torch.__version__) >= Version("2.12")
 on_gpu = pytest.mark.skipif(not (kernels.HAS_TRITON and DEVICE == "cuda"), reason="no Triton, or no GPU")
 
 
@@ -74,6 +77,7 @@ def in_triton(*arguments) -> torch.Tensor:
     return kernels.norm_and_rotate_in_triton(*arguments)
 
 
+@pytest.mark.skipif(not WRAPS_INTERPRETED, reason="PyTorch is too old for interpreted kernels")
 @pytest.mark.skipif(not kernels.HAS_TRITON or INTERPRETED or DEVICE == "cuda", reason="no Triton, or kernels run here")
 def test_kernels_pass_in_triton_interpreter():
     # What Triton's own functions become is settled when it is first imported.

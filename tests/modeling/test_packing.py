@@ -69,6 +69,7 @@ def test_packed_concepts_equal_separate_ones(variant):
             alone = model(tokens[None])
             mine = (packed.concept_documents[index] == number) & packed.concept_mask[index].bool()
             torch.testing.assert_close(packed.last_hidden_state[index, mine], alone.last_hidden_state[0])
+            assert torch.equal(packed.pooled_mask[index, mine], alone.pooled_mask[0])
             if alone.concept_positions is not None:
                 torch.testing.assert_close(packed.concept_positions[index, mine], alone.concept_positions[0])
     assert not packed.last_hidden_state[~packed.concept_mask.bool()].any()
