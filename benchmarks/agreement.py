@@ -17,6 +17,7 @@ from transformers.utils.import_utils import is_liger_kernel_available
 
 from benchmarks.results import Table, describe_device
 from benchmarks.tables import to_markdown
+from benchmarks.timing import current_device
 from configuration_concept import ConceptEncoderConfig
 from modeling_concept import ConceptEncoder, ConceptEncoderForMaskedLM
 
@@ -163,7 +164,7 @@ def main(arguments: Sequence[str] = ()) -> int:
     argparse.ArgumentParser(
         prog=COMMAND, description="Compare all ways to compute the model on this device."
     ).parse_args(arguments)
-    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+    device = current_device()
     try:
         print(to_markdown(check_agreement(device)))
     except ValueError as error:

@@ -11,6 +11,7 @@ and counting tasks of CoPE (arXiv 2405.18719, section 5).
 import torch
 from torch import nn
 
+from benchmarks.timing import current_device
 from configuration_concept import ConceptEncoderConfig
 from modeling_concept.attention import ConceptAttention, ConceptBlock, ContextualAttention
 
@@ -62,7 +63,7 @@ def counting_accuracy(contextual: bool, seed: int, length: int = LENGTH, steps: 
     """Train on rows of `length`; accuracy on new rows of that length and of twice that. Chance is 1 / 8."""
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
-    device = torch.accelerator.current_accelerator() or torch.device("cpu")
+    device = current_device()
     model = CountingModel(contextual).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps, pct_start=0.1)

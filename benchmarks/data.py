@@ -40,6 +40,7 @@ from benchmarks.loading import (
 )
 from benchmarks.results import RESULTS, Figure, Table, current_commit, describe_device, merge_results
 from benchmarks.tables import to_markdown
+from benchmarks.timing import current_device
 from configuration_concept import ConceptEncoderConfig
 from evaluation_concept.errors import exit_code
 from evaluation_concept.files import write_json
@@ -111,7 +112,7 @@ def measure_waiting(
     rows: Mapping[int, PackedRows], tokenizer: PreTrainedTokenizerBase, options: argparse.Namespace
 ) -> Iterator[Waiting]:
     """Training steps with and without the loader, by length and scheme."""
-    device = torch.accelerator.current_accelerator() or torch.device("cpu")
+    device = current_device()
     # As in training: cuDNN's attention gave NaN gradients.
     torch.backends.cuda.enable_cudnn_sdp(False)
     config = ConceptEncoderConfig.from_preset(

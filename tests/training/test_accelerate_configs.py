@@ -100,7 +100,8 @@ def test_two_processes_that_share_a_model_compile_save_and_resume(tmp_path, sing
     for result in results.values():
         assert_same_figures(result, single)
         assert "FSDPConceptBlock" in result["sharded"]
-    assert [results[name]["graphs"] for name in runs] == [8, 8, 0]
+    # One fewer than under DDP: the output layer shards its weight, so it is called itself and its loss is no graph.
+    assert [results[name]["graphs"] for name in runs] == [7, 7, 0]
     # What it saved is a checkpoint like any other.
     checkpoint = tmp_path / "compiled" / "checkpoint-4"
     model = ConceptEncoderForMaskedLM.from_pretrained(checkpoint)
