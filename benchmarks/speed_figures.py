@@ -5,7 +5,7 @@
 import json
 import re
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -252,14 +252,13 @@ def failures_table(records: Sequence[Record], prefix: str) -> Table:
     return Table(f"{prefix}failures", columns, rows)
 
 
-def _figure(records: Iterable[Record], values: Callable[[Record], list[float]], unit: str, note: str) -> Figure | None:
+def _figure(records: Sequence[Record], values: Callable[[Record], list[float]], unit: str, note: str) -> Figure | None:
     """A figure from the last of the records that have values for it, as tables have the last run's rows."""
-    having = [(record, found) for record in records if (found := values(record))]
-    if not having:
-        return None
-    record, found = having[-1]
-    described = {name: record[name] for name in ("command", "commit", "device", "date")}
-    return Figure.of_runs(found, unit=unit, note=note, **described)
+    for record in reversed(records):
+        if found := values(record):
+            described = {name: record[name] for name in ("command", "commit", "device", "date")}
+            return Figure.of_runs(found, unit=unit, note=note, **described)
+    return None
 
 
 def _rate_row(record: Record, pick: Pick, best: Measurement) -> list[Any]:

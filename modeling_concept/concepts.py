@@ -129,7 +129,7 @@ class AnchoredConcepts(nn.Module):
             layout: of these tokens.
             ratio: tokens per concept, if not the configuration's.
         """
-        free, length, ratio = self.free.shape[0], layout.num_tokens, ratio or self.config.concept_ratio
+        free, length, ratio = self.num_free, layout.num_tokens, ratio or self.config.concept_ratio
         lengths = torch.full((1, 1), length, device=tokens.device) if layout.lengths is None else layout.lengths
         counts = (-(-lengths // ratio)).clamp(self.config.min_concepts, self.config.max_concepts)
         sizes = (counts + free) * first_or(lengths > 0)
@@ -162,14 +162,14 @@ class AnchoredConcepts(nn.Module):
         Spans stay spread evenly over the document (van der Corput sequence: the bits of a number, mirrored).
         """
         bits = torch.arange(self.config.max_concepts.bit_length(), device=rank.device)
-        span = (rank - self.free.shape[0]).clamp(min=0)
+        span = (rank - self.num_free).clamp(min=0)
         return (((span.unsqueeze(-1) >> bits) & 1) * 2.0 ** -(bits + 1)).sum(dim=-1)
 
     def _capacity(self, length: int, documents: int, ratio: int) -> int:
         """The most concepts that so many documents in a row of `length` tokens can have."""
         low, high = self.config.min_concepts, self.config.max_concepts
         spans = max(-(-length // ratio), low) + (documents - 1) * low
-        return min(spans, documents * high) + documents * self.free.shape[0]
+        return min(spans, documents * high) + documents * self.num_free
 
     def _span_means(
         self,
@@ -182,7 +182,7 @@ class AnchoredConcepts(nn.Module):
     ) -> torch.Tensor:
         """Means of the visible tokens of every span `[batch, capacity, token_hidden_size]`, 0 for an empty one."""
         places, documents = layout.to_slots(layout.positions), layout.slot_documents
-        first = sizes.cumsum(dim=1) - sizes + self.free.shape[0]
+        first = sizes.cumsum(dim=1) - sizes + self.num_free
         if documents is not None:
             lengths, counts, first = (values.gather(1, documents) for values in (lengths, counts, first))
         span = first + (places * counts // lengths.clamp(min=1)).long()

@@ -21,7 +21,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedTokenizerBase
 
 from modeling_concept import ConceptMaskedLMOutput
-from modeling_concept.tokens import segment_means
+from modeling_concept.pooling import document_means
 from training_concept.collation import (
     IGNORED_LABEL,
     NO_POSITION,
@@ -234,10 +234,10 @@ def embed(
     """Embeddings of documents `[rows, D]` of `input_ids` `[rows, N]`, as the model embeds: `[rows, D, H]`."""
     outputs = forward(input_ids=input_ids, document_lengths=document_lengths, only_concepts=only_concepts)
     # Sums of many concepts, and cosines that are divided by a small temperature, need float32.
-    states, mask = cast(torch.Tensor, outputs.concept_states).float(), outputs.pooled_mask
-    owners = torch.zeros_like(mask) if outputs.concept_documents is None else outputs.concept_documents
+    states, number = cast(torch.Tensor, outputs.concept_states).float(), document_lengths.shape[1]
     with torch.autocast(states.device.type, enabled=False):
-        return F.normalize(segment_means(states, owners, document_lengths.shape[1], mask != 0), dim=-1)
+        means = document_means(states, outputs.pooled_mask, outputs.concept_documents, number)
+        return F.normalize(means, dim=-1)
 
 
 def sum_of_info_nce(

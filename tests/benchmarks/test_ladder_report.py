@@ -149,7 +149,7 @@ def test_one_lucky_seed_is_no_finalist(tmp_path):
 def test_the_table_is_sorted_and_tells_differences(runs):
     group = standings(read_runs([runs])[0])[512, "80s_a_GPU"]
     table = ladder_table((512, "80s_a_GPU"), group)
-    losses = [row[table.columns.index("loss")] for row in table.rows]
+    losses = table.column("loss")
     assert losses == sorted(losses)
     rows = {row[0]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
     assert rows["hybrid"]["less bert"] == "+0.100"

@@ -136,7 +136,9 @@ def test_figures_of_long_documents():
     assert by_name["needle"].columns == ["model", "task", "4K", "16K", "64K"]
 
 
-def test_costs_are_measured_and_collected(tmp_path):
+def test_costs_are_measured_and_collected(tmp_path, monkeypatch):
+    # However slow this machine happens to be.
+    monkeypatch.setattr(costs, "KEPT_RATE", 0.0)
     models = tmp_path / "models"
     for name in ("ours", "other"):
         write_checkpoint(models / name)
@@ -153,7 +155,7 @@ def test_costs_are_measured_and_collected(tmp_path):
     figures, tables = long_context.summarise(records)
     assert figures["finetuning_x_other_16"].runs == 2
     assert figures["seconds_0k_over_modernbert_cpu"].value > 0
-    assert figures["longest_document_tokens"].value in (256, 512)
+    assert figures["longest_document_tokens"].value == 512
     assert {"finetuning_costs", "encoding_cpu", "longest"} == {table.name for table in tables}
 
 
