@@ -54,6 +54,7 @@ class Measurement:
         task: kind of task, as the Hub calls it.
         dataset: id of the data and what it is called.
         split: of the data.
+        config: what tells it from other measurements on the same split; metadata merge those that have all in common.
     """
 
     command: str
@@ -62,6 +63,7 @@ class Measurement:
     task: str
     dataset: tuple[str, str]
     split: str
+    config: str | None = None
 
     def run(self, model: Path, places: Mapping[str, str]) -> list[EvalResult]:
         """
@@ -86,6 +88,7 @@ class Measurement:
             task_type=self.task,
             dataset_type=self.dataset[0],
             dataset_name=self.dataset[1],
+            dataset_config=self.config,
             dataset_split=self.split,
             metric_type=metric,
             metric_value=round(value, 4),
@@ -103,6 +106,7 @@ def heldout(length: int) -> Measurement:
         "fill-mask",
         ("sotu", f"State of the Union addresses, {length} tokens"),
         "test",
+        f"{length} tokens",
     )
 
 

@@ -324,6 +324,18 @@ def test_rounding_is_no_difference():
     assert released.compare(card, [result(2.5, "accuracy")])
 
 
+def test_a_card_tells_lengths_apart(tmp_path):
+    """Metadata merge the figures of one dataset."""
+    lengths = [512, 4096]
+    results = [released.heldout(length)._result("loss", length / 1000) for length in lengths]
+    card = ModelCard("---\n{}\n---\n")
+    card.data.model_name, card.data.eval_results = "tiny", results
+    card.save(tmp_path / CARD)
+    read = ModelCard.load(tmp_path / CARD)
+    assert [it.metric_value for it in read.data.eval_results] == [length / 1000 for length in lengths]
+    assert released.compare(read, results) == []
+
+
 def test_each_kind_is_measured_by_commands_that_are_there(runs):
     folder = runs["tiny"].parents[1] / "model_cards"
     kinds = {name: [item.command for item in released.measurements(folder / name)] for name in TINY}

@@ -12,6 +12,12 @@ DEVICE = torch.accelerator.current_accelerator() if torch.accelerator.is_availab
 pytestmark = pytest.mark.skipif(DEVICE is None, reason="no accelerator on this machine")
 
 
+@pytest.fixture(autouse=True)
+def _fresh_compiler():
+    """What other variants have compiled counts towards the limit of recompilations."""
+    torch._dynamo.reset()
+
+
 def on_device(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: value.to(DEVICE) for name, value in batch.items()}
 
