@@ -20,6 +20,8 @@ from evaluation_concept.files import write_json
 
 # What a process ends with if there was no time left for its run.
 LEFT_OUT = 75
+# The record of its run in the folder of a model that is kept.
+PRETRAINING_FILE = "pretraining.json"
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Task:
         workers: processes that make batches.
         compile_ahead: whether to compile before it is the run's turn.
         commit: of the code.
-        save: folder that gets the trained models, each in a folder of its run's name; `None` keeps none.
+        save: folder that gets the trained models, each with its record in a folder of its run's name; `None` keeps none.
     """
 
     settings: Settings
@@ -53,6 +55,11 @@ class Task:
     def path(self) -> Path:
         """The record."""
         return Path(self.output) / f"{self.settings.name}.json"
+
+    @property
+    def model_folder(self) -> Path | None:
+        """What the trained model is kept in."""
+        return None if self.save is None else Path(self.save) / self.settings.name
 
     def to_json(self) -> str:
         """For the command line of a worker."""
@@ -91,11 +98,14 @@ def main(arguments: Sequence[str]) -> int:
             task.workers,
             take_turn(Path(task.lock), task.deadline),
             task.compile_ahead,
-            None if task.save is None else Path(task.save) / task.settings.name,
+            task.model_folder,
         )
     except LeftOutError:
         return LEFT_OUT
-    write_json(task.path, record | {"commit": task.commit})
+    record |= {"commit": task.commit}
+    write_json(task.path, record)
+    if task.model_folder and task.model_folder.is_dir():
+        write_json(task.model_folder / PRETRAINING_FILE, record)
     print(summary_line(record), flush=True)
     return 0
 

@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.ladder.worker import PRETRAINING_FILE
 from benchmarks.studies.cells import CELLS, MODELS, TASKS, Cell
 from benchmarks.studies.records import REFERENCES, Predictions, Record, make_record, write_records
 from evaluation_concept.errors import FinishedRunError
 from evaluation_concept.files import weights_digest
 
-# Of a model: the ladder's record of its pretraining, if that was put there, and what of it goes on.
-PRETRAINING_FILE = "pretraining.json"
+# What goes on of the ladder's record of a model's pretraining.
 PRETRAINING_FACTS = ("run", "seconds", "tokens", "commit", "date")
 # The scripts' own, which no study compares by.
 LOCAL = {"report_to": "none", "disable_tqdm": True, "save_strategy": "no"}

@@ -215,6 +215,7 @@ def test_runs_are_done_once_and_a_failure_ends_nothing(data, tmp_path, monkeypat
     assert records[BERT]["evaluation"]["validation"]["loss"] > 0
     assert [(it / "model.safetensors").is_file() for it in saved.iterdir()] == [True]
     assert [it.name for it in saved.iterdir()] == [records[BERT]["run"]]
+    assert json.loads((saved / records[BERT]["run"] / "pretraining.json").read_text()) == records[BERT]
     assert records[BERT]["commit"] == "abc1234"
     times = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.json")}
     ladder.main(arguments(data, tmp_path, "hybrid:hidden_size=33", BERT))
