@@ -235,6 +235,11 @@ def test_a_sweep_chooses_inside_the_training_examples(tmp_path, checkpoint, glue
     assert len(trained) == 2 * 2 + 2
     logits = read_cell(next((tmp_path / "out" / "cells" / "sst2" / "sweep").glob("*/part-0"))).logits
     assert {name: len(values) for name, values in logits.items()} == {"selection": 12}
+    card = ModelCard.load(tmp_path / "out" / "README.md").text
+    rate = best["settings"]["learning_rate"]
+    assert f"learning_rate={rate:g}, weight_decay=0 chosen on cross-validation" in card
+    assert "| Learning rate | swept, " in card
+    assert "| Weight decay | swept |" in card
 
 
 def test_sweeps_are_combinations():

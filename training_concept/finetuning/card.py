@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The model card of a run over tasks."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -109,18 +109,28 @@ def _notes(content: Mapping[str, Any]) -> list[str]:
             trained = f"trained on {sizes[0]:,} examples" if sizes else "not trained on"
         if task.get("started_from"):
             trained += ", from a model of MNLI"
-        chosen = f"; settings chosen on {task['chosen_by']}" if task["chosen_by"] else ""
+        chosen = f"; {_chosen(task['chosen'])} chosen on {task['chosen_by']}" if task["chosen_by"] else ""
         notes.append(f"{task['title']}: {trained}{chosen}.")
     return notes
 
 
+def _chosen(by_fold: Sequence[Mapping[str, Any]]) -> str:
+    """What a sweep chose, of folds that chose differently everything."""
+    texts = [", ".join(f"{name}={value:g}" for name, value in settings.items()) for settings in by_fold]
+    return " or ".join(dict.fromkeys(texts))
+
+
 def _settings(args: FineTuningArguments, content: Mapping[str, Any]) -> dict[str, str]:
+    def unless_swept(field: str, text: str) -> str:
+        return "swept" if f"{field}=" in (content["sweep"] or "") else text
+
     rows = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-    steps = f"{args.max_steps:,} steps" if args.max_steps > 0 else f"{args.num_train_epochs:g} epochs"
+    epochs = f"{unless_swept('num_train_epochs', f'{args.num_train_epochs:g}')} epochs"
+    rate = unless_swept("learning_rate", f"{args.learning_rate:g}")
     return {
-        "Length": f"{rows} examples a step, {steps}",
-        "Learning rate": f"{args.learning_rate:g}, {args.lr_scheduler_type.value}, warm-up {args.warmup_steps:g}",
-        "Weight decay": f"{args.weight_decay:g}",
+        "Length": f"{rows} examples a step, {f'{args.max_steps:,} steps' if args.max_steps > 0 else epochs}",
+        "Learning rate": f"{rate}, {args.lr_scheduler_type.value}, warm-up {args.warmup_steps:g}",
+        "Weight decay": unless_swept("weight_decay", f"{args.weight_decay:g}"),
         "Sweep": content["sweep"] or "none",
         "Seeds": ", ".join(map(str, content["seeds"])),
         "Precision": args.mixed_precision if args.bf16 or args.fp16 else "fp32",
