@@ -38,7 +38,7 @@ class Task:
         workers: processes that make batches.
         compile_ahead: whether to compile before it is the run's turn.
         commit: of the code.
-        save: folder that gets the trained models, each with its record in a folder named after its run; `None` keeps none.
+        save: gets the trained models, each with its record in a folder named after its run; `None` keeps none.
     """
 
     settings: Settings
