@@ -285,8 +285,8 @@ class DataArguments:
 
 
 @dataclass
-class ConceptTrainingArguments(TrainingArguments):
-    """How to train: what is added to the settings of transformers' Trainer, or has another default here."""
+class ScriptTrainingArguments(TrainingArguments):
+    """How to train: what every script adds to the settings of transformers' Trainer."""
 
     overwrite_output_dir: bool = field(
         default=False,
@@ -296,13 +296,65 @@ class ConceptTrainingArguments(TrainingArguments):
         default=False,
         metadata={"help": "Whether to turn --bf16 on if this machine's GPU or, without one, its CPU computes in it."},
     )
-    peak_flops: float | None = field(
-        default=None,
-        metadata={"help": "Peak floating-point operations a second of one device, for the MFU of unlisted devices."},
-    )
     language: str | None = field(default=None, metadata={"help": "Language of the text for the model card, e.g. en."})
     license: str | None = field(
         default=None, metadata={"help": "Licence of the weights for the model card, e.g. apache-2.0."}
+    )
+    torch_compile_regions: bool = field(
+        default=False,
+        metadata={
+            "help": "Whether to compile every kind of repeated block once instead of the model as one graph, so that "
+            "the first step comes sooner. As accelerate launch's --dynamo_use_regional_compilation."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        on_cpu = self.runs_on_cpu
+        if self.auto_bf16 and computes_in_bf16(on_cpu):
+            # Stock takes bf16 on a CPU for an oversight unless it is told.
+            self.bf16, self.use_cpu = True, on_cpu
+        self._adopt_compiler()
+        super().__post_init__()
+        if self.torch_compile:
+            self._check_compiler()
+
+    @property
+    def runs_on_cpu(self) -> bool:
+        """Whether there is no accelerator, or none to be used."""
+        return self.use_cpu or not torch.accelerator.is_available()
+
+    @property
+    def uses_cuda_graphs(self) -> bool:
+        """Whether compiled code is recorded once and replayed with the same addresses and shapes."""
+        return self.torch_compile and self.torch_compile_mode in CUDA_GRAPH_MODES
+
+    def _adopt_compiler(self) -> None:
+        """What `accelerate launch` was told about compilation counts as if it were told here."""
+        launched = TorchDynamoPlugin()
+        if launched.backend != DynamoBackend.NO and not self.torch_compile:
+            told = {"torch_compile_backend": launched.backend.value.lower(), "torch_compile_mode": launched.mode}
+            self.__dict__.update({name: self.__dict__[name] or value for name, value in told.items()})
+        self.torch_compile_regions |= launched.use_regional_compilation
+
+    def _check_compiler(self) -> None:
+        if (self.fsdp or parse_flag_from_env("ACCELERATE_USE_FSDP")) and not self.torch_compile_regions:
+            raise ValueError(
+                "FSDP gathers the weights of a block where it begins, which no graph of the whole model holds: add "
+                "--torch_compile_regions."
+            )
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Stock pickles the arguments beside the weights, and uploads that in mid-training.
+        return vars(self) | {"hub_token": None}
+
+
+@dataclass
+class ConceptTrainingArguments(ScriptTrainingArguments):
+    """How to pretrain: what is added to the settings of transformers' Trainer, or has another default here."""
+
+    peak_flops: float | None = field(
+        default=None,
+        metadata={"help": "Peak floating-point operations a second of one device, for the MFU of unlisted devices."},
     )
     z_loss: float = field(
         default=0.0,
@@ -358,13 +410,6 @@ class ConceptTrainingArguments(TrainingArguments):
             "and weight decay, and --optim, which must be a torch AdamW, the rest. Not under FSDP."
         },
     )
-    torch_compile_regions: bool = field(
-        default=False,
-        metadata={
-            "help": "Whether to compile every kind of repeated block once instead of the model as one graph, so that "
-            "the first step comes sooner. As accelerate launch's --dynamo_use_regional_compilation."
-        },
-    )
     warm_up: bool = field(
         default=False,
         metadata={
@@ -382,10 +427,6 @@ class ConceptTrainingArguments(TrainingArguments):
     )
 
     def __post_init__(self) -> None:
-        on_cpu = self.use_cpu or not torch.accelerator.is_available()  # type: ignore[has-type]
-        if self.auto_bf16 and computes_in_bf16(on_cpu):
-            # Stock takes bf16 on a CPU for an oversight unless it is told.
-            self.bf16, self.use_cpu = True, on_cpu
         if self.overwrite_output_dir and self.resume_from_checkpoint:
             raise ValueError("--overwrite_output_dir and --resume_from_checkpoint exclude each other.")
         if not 0 <= self.label_smoothing_factor <= 1 or self.z_loss < 0:
@@ -399,42 +440,20 @@ class ConceptTrainingArguments(TrainingArguments):
         self.remove_unused_columns = False
         if self.accelerator_config is None:  # type: ignore[has-type]
             # Pinned memory is copied while the host goes on to the next batch.
-            self.accelerator_config = {"non_blocking": self.dataloader_pin_memory and not on_cpu}
-        self._adopt_compiler()
+            self.accelerator_config = {"non_blocking": self.dataloader_pin_memory and not self.runs_on_cpu}
         if self.warm_up:
-            self._only_warm_up()
+            self.__dict__.update(ONLY_STEPS)
         super().__post_init__()
+        if self.warm_up and not (self.do_train and self.torch_compile):
+            raise ValueError("--warm_up goes with --do_train and --torch_compile, whose code it compiles.")
         if self.torch_compile:
-            self._check_compiler()
             # A last, smaller batch would be a second shape to compile.
             self.dataloader_drop_last = True
-
-    def _adopt_compiler(self) -> None:
-        """What `accelerate launch` was told about compilation counts as if it were told here."""
-        launched = TorchDynamoPlugin()
-        if launched.backend != DynamoBackend.NO and not self.torch_compile:
-            told = {"torch_compile_backend": launched.backend.value.lower(), "torch_compile_mode": launched.mode}
-            self.__dict__.update({name: self.__dict__[name] or value for name, value in told.items()})
-        self.torch_compile_regions |= launched.use_regional_compilation
-
-    def _only_warm_up(self) -> None:
-        if not (self.do_train and (self.torch_compile or self.torch_compile_backend or self.torch_compile_mode)):
-            raise ValueError("--warm_up goes with --do_train and --torch_compile, whose code it compiles.")
-        self.__dict__.update(ONLY_STEPS)
 
     def _check_compiler(self) -> None:
         if self.use_liger_kernel and not self.torch_compile_regions:
             raise ValueError("--use_liger_kernel breaks the graph of a model: add --torch_compile_regions.")
-        if (self.fsdp or parse_flag_from_env("ACCELERATE_USE_FSDP")) and not self.torch_compile_regions:
-            raise ValueError(
-                "FSDP gathers the weights of a block where it begins, which no graph of the whole model holds: add "
-                "--torch_compile_regions."
-            )
-
-    @property
-    def uses_cuda_graphs(self) -> bool:
-        """Whether compiled code is recorded once and replayed with the same addresses and shapes."""
-        return self.torch_compile_mode in CUDA_GRAPH_MODES
+        super()._check_compiler()
 
     @property
     def data_seed_or_seed(self) -> int:
@@ -449,10 +468,6 @@ class ConceptTrainingArguments(TrainingArguments):
             ValueError: for a value out of its range.
         """
         return ObjectiveSettings(**{item.name: getattr(self, item.name) for item in fields(ObjectiveSettings)})
-
-    def __getstate__(self) -> dict[str, Any]:
-        # Stock pickles the arguments beside the weights, and uploads that in mid-training.
-        return vars(self) | {"hub_token": None}
 
 
 def computes_in_bf16(on_cpu: bool) -> bool:

@@ -6,8 +6,13 @@ from collections.abc import Collection
 from typing import Any
 
 import torch
+from accelerate.utils import DynamoBackend
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import DataCollatorWithPadding, PreTrainedModel
+from transformers.trainer_utils import EvalLoopOutput
+
+from training_concept.arguments import ScriptTrainingArguments
+from training_concept.saving import SavingTrainer
 
 
 def find_regions(model: PreTrainedModel, left_out: Collection[str] = ()) -> list[nn.Module]:
@@ -63,3 +68,63 @@ def compile_in_place(
     config.recompile_limit = max(config.recompile_limit, 2 * len(modules) * calls_per_step)
     for module in modules:
         module.compile(fullgraph=model._can_compile_fullgraph, dynamic=False if static_shapes else None, **options)
+
+
+def batch_length(collator: Any) -> int | None:
+    """The one length of all rows that `collator` makes, but for stages of a curriculum; `None` if there are many."""
+    collator = getattr(collator, "collator", collator)
+    if isinstance(collator, DataCollatorWithPadding):
+        return collator.max_length if collator.padding == "max_length" else None
+    return getattr(collator, "length", None)
+
+
+class CompilingTrainer(SavingTrainer):
+    """
+    `transformers.Trainer` that compiles in place, with shapes as static as those of its collator.
+
+    Evaluation, with other shapes and another mode of the model, runs as it is and compiles nothing.
+
+    Raises:
+        ValueError: if the model cannot be compiled as the arguments want it.
+    """
+
+    args: ScriptTrainingArguments
+    # How all batches get the same shape, for who is told to see to it.
+    one_shape = "add --pad_to_max_length"
+
+    def __init__(self, model: PreTrainedModel, args: ScriptTrainingArguments, **kwargs: Any) -> None:
+        static_shapes = batch_length(kwargs.get("data_collator")) is not None
+        if args.uses_cuda_graphs and not static_shapes:
+            raise ValueError(
+                f"--torch_compile_mode {args.torch_compile_mode} replays one shape, and these batches have many: "
+                f"{self.one_shape}."
+            )
+        self._step_begins = True
+        super().__init__(model, args, **kwargs)
+        if args.torch_compile:
+            options = {"backend": args.torch_compile_backend, "mode": args.torch_compile_mode}
+            own = self._compiled_parts()
+            compile_in_place(self.model, args.torch_compile_regions, static_shapes, **own, **options)
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """As stock. CUDA graphs keep their memory until a whole step, of several batches maybe, is done."""
+        if self._step_begins:
+            torch.compiler.cudagraph_mark_step_begin()
+        loss = super().training_step(*args, **kwargs)
+        self._step_begins = self.accelerator.sync_gradients
+        return loss
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
+        """As stock, and not compiled."""
+        with torch.compiler.set_stance("force_eager"):
+            return super().evaluation_loop(*args, **kwargs)
+
+    def _compiled_parts(self) -> dict[str, Any]:
+        """What `compile_in_place` is told of the model, if not its defaults."""
+        return {}
+
+    def _build_accelerator_args(self, **kwargs: Any) -> dict[str, Any]:
+        settings = super()._build_accelerator_args(**kwargs)
+        # The model is compiled already.
+        settings["dynamo_plugin"].backend = DynamoBackend.NO
+        return settings

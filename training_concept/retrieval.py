@@ -58,16 +58,9 @@ from training_concept.trainer import check_fills_batch
 # Settings that change nothing, or how fast it goes and not what is learned.
 _IRRELEVANT = {"model_name_or_path", "train_file", "validation_file", "trust_remote_code", "attn_implementation"}
 # Of what run_mlm.py can be told, this has a meaning here.
-_SUPPORTED = {
-    "overwrite_output_dir",
-    "auto_bf16",
-    "language",
-    "license",
-    "ddp_find_unused_parameters",
-    "logging_nan_inf_filter",
-}
+_SUPPORTED = {"ddp_find_unused_parameters", "logging_nan_inf_filter"}
 _UNSUPPORTED = (
-    *("torch_compile", "use_liger_kernel", "push_to_hub", "label_smoothing_factor"),
+    *("torch_compile", "torch_compile_regions", "use_liger_kernel", "push_to_hub", "label_smoothing_factor"),
     *(name for name in ConceptTrainingArguments.__annotations__ if name not in _SUPPORTED),
 )
 

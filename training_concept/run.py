@@ -38,8 +38,7 @@ OPTIMISATION = (
 )
 _STEPS = ("learning_rate", "weight_decay", "warmup_steps", "max_steps", "label_smoothing_factor", "optim_args")
 _IRRELEVANT_TRAINING_ARGUMENTS = {
-    *("overwrite_output_dir", "auto_bf16", "peak_flops", "language", "license", "contrastive_chunk_size"),
-    *("torch_compile_regions", "warm_up", "ddp_find_unused_parameters", "logging_nan_inf_filter"),
+    *("peak_flops", "contrastive_chunk_size", "warm_up", "ddp_find_unused_parameters", "logging_nan_inf_filter"),
 }
 
 

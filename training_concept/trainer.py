@@ -15,19 +15,16 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from accelerate.utils import DynamoBackend
 from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import EvalPrediction, PreTrainedModel, TrainingArguments
-from transformers.trainer_utils import EvalLoopOutput
 
 from modeling_concept.losses import IGNORED, labels_at, mean_cross_entropy
 from training_concept.arguments import ConceptTrainingArguments
 from training_concept.combination import LossCombination, check_losses, count_calls, is_combined, load_weighting
-from training_concept.compilation import compile_in_place
+from training_concept.compilation import CompilingTrainer, batch_length
 from training_concept.mixture import MixtureDataset, MixtureSampler
 from training_concept.muon import muon_for_training
-from training_concept.saving import SavingTrainer
 from training_concept.throughput import TRAINING_PASSES, ThroughputMeter, count_forward_flops
 
 logger = logging.getLogger(__name__)
@@ -99,11 +96,6 @@ def masked_lm_metrics(prediction: EvalPrediction, sizes: Mapping[str, int] | Non
     return metrics | {f"{label}_loss": part[0] / part[2] for label, part in by_source.items()}
 
 
-def _padded_length(collator: Any) -> int | None:
-    """The one length of all rows, where batches have the same shapes, but for stages of a curriculum."""
-    return getattr(getattr(collator, "collator", collator), "length", None)
-
-
 def _reduce_in_float32(accelerator: Accelerator) -> None:
     """Let FSDP add up gradients in float32, as DDP does, and leave the loss in it; stock rounds both."""
     plugin = getattr(accelerator.state, "fsdp_plugin", None)
@@ -133,7 +125,7 @@ def _check_sampling(dataset: Any, strategy: str) -> None:
         )
 
 
-class ConceptTrainer(SavingTrainer):
+class ConceptTrainer(CompilingTrainer):
     """
     `transformers.Trainer` for any `AutoModelForMaskedLM`.
 
@@ -145,15 +137,12 @@ class ConceptTrainer(SavingTrainer):
     The loss may be that of several objectives, and of the concepts (`training_concept.combination`); what is evaluated
     is masked language modelling. Weights that are learned between them are part of a checkpoint, not of the model.
 
-    What is compiled is compiled in place, with shapes as static as those of the collator; evaluation, whose last batch
-    is smaller, runs as it is and compiles nothing.
-
     Raises:
-        ValueError: if incomplete batches are dropped and the training data does not fill one, or if the model cannot
-            be compiled as the arguments want it.
+        ValueError: as `CompilingTrainer`, or if incomplete batches are dropped and the training data fills none.
     """
 
     args: ConceptTrainingArguments
+    one_shape = "leave out --line_by_line"
     data_collator: Any
 
     def __init__(self, model: PreTrainedModel, args: ConceptTrainingArguments, **kwargs: Any) -> None:
@@ -162,17 +151,10 @@ class ConceptTrainer(SavingTrainer):
         self._eval_sizes: Mapping[str, int] | None = None
         # cuDNN's attention gave NaN gradients for queries on an H100 (torch 2.11) where every other kernel is right.
         torch.backends.cuda.enable_cudnn_sdp(False)
-        length = _padded_length(kwargs.get("data_collator"))
-        static_shapes = length is not None
-        if args.torch_compile and args.uses_cuda_graphs and not static_shapes:
-            raise ValueError(
-                f"--torch_compile_mode {args.torch_compile_mode} replays one shape, and batches of lines "
-                "(--line_by_line) have many."
-            )
         if args.dataloader_drop_last:
             check_fills_batch(kwargs.get("train_dataset"), args)
         _check_sampling(kwargs.get("train_dataset"), args.train_sampling_strategy)
-        check_losses(args, model, length)
+        check_losses(args, model, batch_length(kwargs.get("data_collator")))
         loss = {name: value for name, value in self._loss_options.items() if name != "loss_kernel"}
         super().__init__(
             model,
@@ -187,21 +169,17 @@ class ConceptTrainer(SavingTrainer):
         self.current_gradient_accumulation_steps = args.gradient_accumulation_steps
         # Stock smooths labels on logits, which models that decode given positions do not return beside a loss.
         self.label_smoother = None
-        if args.torch_compile:
-            options = {"backend": args.torch_compile_backend, "mode": args.torch_compile_mode}
-            # Liger Kernel's loss breaks graphs.
-            left_out = ("LinearCrossEntropy",) if args.use_liger_kernel else ()
-            calls = count_calls(args)
-            compile_in_place(self.model, args.torch_compile_regions, static_shapes, left_out, calls, **options)
         self.throughput = ThroughputMeter(self.accelerator, args.peak_flops)
         self._flops_per_position: float | None = None
         self._reported_step = 0
-        self._step_begins = True
+
+    def _compiled_parts(self) -> dict[str, Any]:
+        # Liger Kernel's loss breaks graphs.
+        left_out = ("LinearCrossEntropy",) if self.args.use_liger_kernel else ()
+        return {"left_out": left_out, "calls_per_step": count_calls(self.args)}
 
     def _build_accelerator_args(self, **kwargs: Any) -> dict[str, Any]:
         settings = super()._build_accelerator_args(**kwargs)
-        # The model is compiled already.
-        settings["dynamo_plugin"].backend = DynamoBackend.NO
         for handler in settings["kwargs_handlers"]:
             # Gradients live in the buckets that are reduced, rather than being copied there and back.
             handler.gradient_as_bucket_view = True
@@ -225,21 +203,17 @@ class ConceptTrainer(SavingTrainer):
         inputs: dict[str, torch.Tensor],
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor:
-        """As stock, and counted by the throughput meter. CUDA graphs keep their memory until a whole step is done."""
-        if self._step_begins:
-            torch.compiler.cudagraph_mark_step_begin()
-            if self.combination is not None:
-                # Stock clears the gradients of the model alone.
-                self.combination.zero_grad()
+        """As stock, and counted by the throughput meter."""
+        if self._step_begins and self.combination is not None:
+            # Stock clears the gradients of the model alone.
+            self.combination.zero_grad()
         inputs = self._prepare_inputs(inputs)
         if self._flops_per_position is None:
             self.floating_point_ops(inputs)
             self.throughput.restart()
             self._reported_step = self.state.global_step
         self.throughput.update(inputs, self.floating_point_ops(inputs))
-        loss = super().training_step(model, inputs, num_items_in_batch)
-        self._step_begins = self.accelerator.sync_gradients
-        return loss
+        return super().training_step(model, inputs, num_items_in_batch)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As stock; the losses of training are joined by their throughput, its end by that of the whole run."""
@@ -257,11 +231,6 @@ class ConceptTrainer(SavingTrainer):
         """As stock, outside the time that the throughput is measured over."""
         with self.throughput.paused():
             return super().evaluate(*args, **kwargs)
-
-    def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
-        """As stock, and nothing of it compiled: its shapes and the mode of the model are others than in training."""
-        with torch.compiler.set_stance("force_eager"):
-            return super().evaluation_loop(*args, **kwargs)
 
     def compute_loss(
         self,

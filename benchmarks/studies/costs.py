@@ -3,7 +3,7 @@
 """
 What models cost beside controls: training steps of a classifier, seconds a document, and the longest document.
 
-    python -m benchmarks.studies.costs finetuning --models MODELS --output finetuning.jsonl
+    python -m benchmarks.studies.costs finetuning --models MODELS --compile none regions --output finetuning.jsonl
     python -m benchmarks.studies.costs encoding --ours base --control modernbert_768x22 --output encoding.jsonl
     python -m benchmarks.studies.costs encoding --ours mini --control modernbert_256x6 --cpu --output cpu.jsonl
     python -m benchmarks.studies.costs longest --ours base --output longest.jsonl
@@ -38,6 +38,7 @@ from benchmarks.workload import VOCABULARY, make_documents
 from evaluation_concept.errors import exit_code
 from evaluation_concept.streaming import encode_in_chunks
 from modeling_concept import ConceptEncoder, register_auto_classes
+from training_concept.compilation import compile_in_place
 
 COMMAND = "python -m benchmarks.studies.costs"
 LEARNING_RATE = 1e-4
@@ -49,6 +50,9 @@ WAYS = ("whole", "chunks")
 # What a long document may lose of the tokens a second of a short one.
 KEPT_RATE = 0.8
 
+# Rounds of each model (first) in each way to compile it (second).
+SecondsByWay = Mapping[tuple[str, str], list[float]]
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -59,6 +63,13 @@ class Shape:
 
 
 SHAPES = (Shape(32, 128), Shape(4, 8192))
+# Ways to compile the parts of a classifier, by name.
+NOT_COMPILED = "none"
+COMPILERS: dict[str, dict[str, Any]] = {
+    NOT_COMPILED: {},
+    "regions": {},
+    f"regions{GRAPHS}": {"mode": "reduce-overhead"},
+}
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -94,33 +105,59 @@ def _command(arguments: Sequence[str]) -> str:
 
 
 def measure_finetuning(options: argparse.Namespace) -> dict[str, Any]:
-    """Steps of fine-tuning as `run_glue.py` takes them: bfloat16 where there is a GPU, not compiled."""
+    """Steps of fine-tuning as `run_glue.py` takes them: bfloat16 where there is a GPU, compiled as asked."""
     register_auto_classes()
     # As the script does.
     allow_cudnn(False)
     device, rows = current_device(), []
-    folders = [options.models / name for name in options.names]
-    figures = {}
+    figures: dict[str, Any] = {}
     for shape in options.shapes:
-        memory = [_training_memory(folder, shape, device) for folder in folders]
-        models = [_classifier(folder, device) for folder in folders]
-        steps = [finetuning_step(model, shape, device) for model in models]
-        seconds = take_turns(steps, device, options.seconds, options.rounds)
-        for name, model, taken, peak in zip(options.names, models, seconds, memory, strict=True):
-            rate, ratio = shape.rows / statistics.fmean(taken), statistics.fmean(ratios(seconds[0], taken))
-            million = sum(it.numel() for it in model.parameters()) / 1e6
-            gib = "" if peak is None else round(peak / GIB, 2)
-            cells = [f"{shape.rows} x {shape.tokens}", round(million, 1), f"{rate:.4g}", f"{ratio:.2f}", gib]
-            rows.append([name.replace("_", "-"), *cells])
-            if name != options.names[0]:
-                note = f"examples a second of {options.names[0]} over those of {name}, {cells[0]} tokens a step"
-                figures[f"finetuning_x_{name}_{shape.tokens}"] = figure(ratios(taken, seconds[0]), note)
-        del models, steps
+        memory = {name: _training_memory(options.models / name, shape, device) for name in options.names}
+        steps, sizes = {}, {}
+        for name, compiled in itertools.product(options.names, options.compile):
+            model = _classifier(options.models / name, device, compiled)
+            sizes[name] = sum(it.numel() for it in model.parameters()) / 1e6
+            steps[name, compiled] = finetuning_step(model, shape, device)
+        taken = take_turns(list(steps.values()), device, options.seconds, options.rounds)
+        seconds = dict(zip(steps, taken, strict=True))
+        rows += _finetuning_rows(shape, seconds, sizes, memory)
+        figures |= _finetuning_figures(options.names, shape, seconds)
+        del model, steps
         _clean_up(device)
-    ahead = f"{options.names[0]}'s time over its own"
-    columns = ["model", "batch", "parameters (M)", "examples/s", ahead, "GiB"]
-    note = "Training steps of a classifier, random tokens, no padding; all take turns. Memory: each alone."
-    return {"figures": figures, "tables": [asdict(Table("finetuning_costs", columns, rows, note))]}
+    columns = ["model", "batch", "compiled", "parameters (M)", "examples/s", f"{options.names[0]}'s time over its own"]
+    note = (
+        "Training steps of a classifier, random tokens, no padding; all take turns. Memory: each alone, not compiled."
+    )
+    table = Table("finetuning_costs", [*columns, "GiB"], rows, note)
+    return {"figures": figures, "tables": [asdict(table)]}
+
+
+def _finetuning_rows(
+    shape: Shape, seconds: SecondsByWay, sizes: Mapping[str, float], memory: Mapping[str, int | None]
+) -> list[list[Any]]:
+    """A row for each model and way; the first model is compared with the others where they are compiled alike."""
+    first, rows = next(iter(seconds))[0], []
+    for (name, compiled), taken in seconds.items():
+        ratio = statistics.fmean(ratios(seconds[first, compiled], taken))
+        peak = memory[name] if compiled == NOT_COMPILED else None
+        cells = [f"{shape.rows} x {shape.tokens}", compiled, round(sizes[name], 1)]
+        rates = [f"{shape.rows / statistics.fmean(taken):.4g}", f"{ratio:.2f}"]
+        rows.append([name.replace("_", "-"), *cells, *rates, "" if peak is None else round(peak / GIB, 2)])
+    return rows
+
+
+def _finetuning_figures(names: Sequence[str], shape: Shape, seconds: SecondsByWay) -> dict[str, Any]:
+    """Rates of the first model over those of the others, each compiled in its fastest way."""
+    fastest = {
+        name: min((way for way in seconds if way[0] == name), key=lambda way: sum(seconds[way])) for name in names
+    }
+    ours, figures = fastest[names[0]], {}
+    for name in names[1:]:
+        ways = f"compiled: {ours[1]}, {fastest[name][1]}"
+        step = f"{shape.rows} x {shape.tokens} tokens a step"
+        note = f"examples a second of {names[0]} over those of {name}, {step}; {ways}"
+        figures[f"finetuning_x_{name}_{shape.tokens}"] = figure(ratios(seconds[fastest[name]], seconds[ours]), note)
+    return figures
 
 
 def ratios(numerators: Sequence[float], denominators: Sequence[float]) -> list[float]:
@@ -154,6 +191,7 @@ def finetuning_step(model: PreTrainedModel, shape: Shape, device: torch.device) 
     labels = torch.zeros(shape.rows, dtype=torch.long, device=device)
 
     def step() -> None:
+        torch.compiler.cudagraph_mark_step_begin()
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             loss = model(**batch, labels=labels).loss
         loss.backward()
@@ -163,10 +201,13 @@ def finetuning_step(model: PreTrainedModel, shape: Shape, device: torch.device) 
     return step
 
 
-def _classifier(folder: Path, device: torch.device) -> PreTrainedModel:
+def _classifier(folder: Path, device: torch.device, compiled: str = NOT_COMPILED) -> PreTrainedModel:
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no model in {folder}.")
-    return AutoModelForSequenceClassification.from_pretrained(folder, num_labels=2).to(device).train()
+    model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=2).to(device).train()
+    if compiled != NOT_COMPILED:
+        compile_in_place(model, by_regions=True, static_shapes=True, **COMPILERS[compiled])
+    return model
 
 
 def _training_memory(folder: Path, shape: Shape, device: torch.device) -> int | None:
@@ -319,6 +360,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     names = ["ours", "bert_shaped", "modernbert_shaped"]
     training.add_argument("--names", nargs="+", default=names, help="of them; the first is compared with the others")
     training.add_argument("--shapes", nargs="+", type=_shape, default=SHAPES, metavar="ROWSxTOKENS", help="of batches")
+    ways = "ways to compile each (default: %(default)s)"
+    training.add_argument("--compile", nargs="+", choices=COMPILERS, default=[NOT_COMPILED], help=ways)
     training.set_defaults(measure=measure_finetuning)
     encoding = commands.add_parser("encoding", help="seconds a document")
     encoding.add_argument("--control", default="modernbert_768x22", help="its equal (default: %(default)s)")

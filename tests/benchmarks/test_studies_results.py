@@ -139,12 +139,14 @@ def test_figures_of_long_documents():
 def test_costs_are_measured_and_collected(tmp_path, monkeypatch):
     # However slow this machine happens to be.
     monkeypatch.setattr(costs, "KEPT_RATE", 0.0)
+    monkeypatch.setitem(costs.COMPILERS, "regions", {"backend": "eager"})
     models = tmp_path / "models"
     for name in ("ours", "other"):
         write_checkpoint(models / name)
     quick = ["--seconds", "0.01", "--rounds", "2"]
     files = [tmp_path / "training.jsonl", tmp_path / "encoding.jsonl", tmp_path / "longest.jsonl"]
     names = ["--models", str(models), "--names", "ours", "other", "--shapes", "2x16"]
+    names += ["--compile", "none", "regions"]
     costs.main(["finetuning", *names, *quick, "--output", str(files[0])])
     shape = ["--ours", "mini", "--control", "modernbert_256x6", "--length", "64", "--cpu"]
     costs.main(["encoding", *shape, *quick, "--output", str(files[1])])
@@ -154,6 +156,8 @@ def test_costs_are_measured_and_collected(tmp_path, monkeypatch):
     assert str(tmp_path) not in "".join(each["command"] for each in records.values())
     figures, tables = long_context.summarise(records)
     assert figures["finetuning_x_other_16"].runs == 2
+    ways = [row[:3] for table in tables if table.name == "finetuning_costs" for row in table.rows]
+    assert ways == [[name, "2 x 16", way] for name in ("ours", "other") for way in ("none", "regions")]
     assert figures["seconds_0k_over_modernbert_cpu"].value > 0
     assert figures["longest_document_tokens"].value == 512
     assert {"finetuning_costs", "encoding_cpu", "longest"} == {table.name for table in tables}

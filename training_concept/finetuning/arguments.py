@@ -5,10 +5,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-from transformers import TrainingArguments
-
-from training_concept.arguments import ModelArguments, check_needs, computes_in_bf16
+from training_concept.arguments import ModelArguments, ScriptTrainingArguments, check_needs
 
 # What no run of several fine-tunings can be told, and why.
 REFUSED = {
@@ -157,35 +154,15 @@ class ExperimentArguments(RepetitionArguments):
 
 
 @dataclass
-class FineTuningArguments(TrainingArguments):
+class FineTuningArguments(ScriptTrainingArguments):
     """How to fine-tune: what is added to the settings of transformers' Trainer, or has another default here."""
 
-    overwrite_output_dir: bool = field(
-        default=False, metadata={"help": "Whether to start anew in an output_dir that holds results already."}
-    )
-    auto_bf16: bool = field(
-        default=False,
-        metadata={"help": "Whether to turn --bf16 on if this machine's GPU or, without one, its CPU computes in it."},
-    )
-    language: str | None = field(default=None, metadata={"help": "Language of the text for the model card, e.g. en."})
-    license: str | None = field(
-        default=None, metadata={"help": "Licence of the weights for the model card, e.g. apache-2.0."}
-    )
-
     def __post_init__(self) -> None:
-        on_cpu = self.use_cpu or not torch.accelerator.is_available()  # type: ignore[has-type]
-        if self.auto_bf16 and computes_in_bf16(on_cpu):
-            # Stock takes bf16 on a CPU for an oversight unless it is told.
-            self.bf16, self.use_cpu = True, on_cpu
         if refused := [name for name in REFUSED if getattr(self, name)]:
             raise ValueError(f"--{refused[0]} {REFUSED[refused[0]]}.")
         if not self.eval_do_concat_batches:
             raise ValueError("--eval_do_concat_batches False leaves predictions in parts, which nothing here reads.")
         super().__post_init__()
-
-    def __getstate__(self) -> dict[str, Any]:
-        # Stock pickles the arguments beside the weights.
-        return vars(self) | {"hub_token": None}
 
 
 def parse_sweep(text: str) -> list[dict[str, Any]]:

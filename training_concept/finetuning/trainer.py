@@ -3,7 +3,7 @@
 """The Trainer for classification and regression: one loss for every kind of model."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -14,9 +14,9 @@ from transformers import EvalPrediction, PreTrainedConfig, PreTrainedModel
 from evaluation_concept.metrics import measure
 from evaluation_concept.tasks import Task
 from modeling_concept.losses import classification_loss, mean_cross_entropy
+from training_concept.compilation import CompilingTrainer
 from training_concept.finetuning.arguments import FineTuningArguments
 from training_concept.finetuning.data import task_labels, task_logits
-from training_concept.saving import SavingTrainer
 
 
 def task_loss(
@@ -46,7 +46,7 @@ def task_loss(
     return mean_cross_entropy(logits, labels, num_items_in_batch, label_smoothing)
 
 
-class FineTuningTrainer(SavingTrainer):
+class FineTuningTrainer(CompilingTrainer):
     """
     `transformers.Trainer` for a task, with `task_loss` for every model and the task's metric where it evaluates.
 
@@ -77,6 +77,12 @@ class FineTuningTrainer(SavingTrainer):
         """As stock, of all examples in their order."""
         with self._in_order():
             return super().get_test_dataloader(*args, **kwargs)
+
+    def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
+        """As stock; a batch of fewer rows, the last of an epoch, runs as it is rather than being compiled for."""
+        is_whole = len(inputs["input_ids"]) == self.args.train_batch_size
+        with nullcontext() if is_whole else torch.compiler.set_stance("force_eager"):
+            return super().training_step(model, inputs, *args, **kwargs)
 
     @contextmanager
     def _in_order(self) -> Iterator[None]:
