@@ -7,7 +7,8 @@ Write the tables of README.md and docs/*.md from the results files, so that no n
     python -m benchmarks.tables --check    # only say what differs, and exit with 1 if anything does
 
 Between the lines `<!-- table: FILE/NAME -->` and `<!-- /table -->` comes the table NAME of
-`benchmarks/results/FILE.json`; the name `figures` stands for all figures of that file.
+`benchmarks/results/FILE.json`; the name `figures` stands for all figures of that file, `all/glance` for a few of several
+files, with what was asked of them.
 """
 
 import argparse
@@ -22,6 +23,25 @@ from benchmarks.results import ROOT, Figure, Table, read_results
 OPENING = re.compile(r"^<!-- table: .*$", re.MULTILINE)
 TABLE = re.compile(r"^(<!-- table: ([\w-]+)/([\w-]+) -->\n)(?:(?!<!-- table: ).*\n)*?(<!-- /table -->)$", re.MULTILINE)
 FIGURES = "figures"
+GLANCE = "all", "glance"
+# What a reader wants to know first: in words, and file and key of its figure.
+AT_A_GLANCE = (
+    ("masked-word loss in nats less that of a BERT-shaped control, 512 tokens", "ladder", "hybrid_512_minus_bert"),
+    ("the same of the bottleneck, whose decoder sees concepts only", "ladder", "bottleneck_512_minus_bert"),
+    ("less that of a ModernBERT-shaped control, 4,096 tokens", "ladder", "hybrid_4096_minus_modernbert"),
+    ("the same at 8,192 tokens", "ladder", "hybrid_8192_minus_modernbert"),
+    ("training speed over ModernBERT-base's, 512 tokens", "speed", "train_x_modernbert_512"),
+    ("the same at 8,192 tokens", "speed", "train_x_modernbert_8192"),
+    ("its memory over ModernBERT-base's, 8,192 tokens", "speed", "train_memory_x_modernbert_8192"),
+    ("encoding speed over ModernBERT-base's, 512 tokens", "speed", "encode_x_modernbert_512"),
+    ("the same at 8,192 tokens", "speed", "encode_x_modernbert_8192"),
+    ("the same at 65,536 tokens", "speed", "encode_x_modernbert_65536"),
+    ("share of the GPU's peak that training `base` reaches", "speed", "mfu_base"),
+    ("seconds for one document of 16,384 tokens over ModernBERT's", "long_context", "seconds_16k_over_modernbert_gpu"),
+    ("the same on a CPU", "long_context", "seconds_16k_over_modernbert_cpu"),
+    ("tokens of the longest document encoded at full speed", "long_context", "longest_document_tokens"),
+)
+REQUIRED = re.compile(r"required: (.*)$")
 
 
 def main(arguments: Sequence[str], root: Path = ROOT) -> int:
@@ -78,7 +98,28 @@ def _fill(path: Path, text: str, results: Path) -> str:
     return filled
 
 
+def glance_table(results: Path) -> Table:
+    """
+    Figures of several files of the folder `results`.
+
+    Raises:
+        ValueError: one of them is not there.
+    """
+    rows = []
+    for words, file, key in AT_A_GLANCE:
+        figures = read_results(results / f"{file}.json").figures
+        if key not in figures:
+            raise ValueError(f"{results / file}.json has no figure {key!r}, which the table {GLANCE[1]!r} shows.")
+        figure = figures[key]
+        required = REQUIRED.search(figure.note)
+        device = figure.device.split(",")[0]
+        rows.append([words, _value(figure), required[1] if required else "", device])
+    return Table(GLANCE[1], ["what", "measured", "asked", "on"], rows)
+
+
 def _lookup(path: Path, results: Path, file: str, name: str) -> str:
+    if (file, name) == GLANCE:
+        return to_markdown(glance_table(results))
     content = read_results(results / f"{file}.json")
     tables = content.tables | {FIGURES: figures_table(content.figures)}
     if name not in tables:
@@ -87,8 +128,13 @@ def _lookup(path: Path, results: Path, file: str, name: str) -> str:
 
 
 def _value(figure: Figure) -> str:
-    runs = "" if figure.spread is None else f" ± {figure.spread:.2g} ({figure.runs} runs)"
-    return f"{figure.value:.3g}{runs}"
+    runs = "" if figure.spread is None else f" ± {_number(figure.spread, 2)} ({figure.runs} runs)"
+    return f"{_number(figure.value, 3)}{runs}"
+
+
+def _number(value: float, digits: int) -> str:
+    """So many digits, and all of them before the point."""
+    return f"{value:.{digits}g}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
 def _cell(value: Any) -> str:

@@ -1,7 +1,8 @@
 # Copyright 2026 The Concept Encoder authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-Score how well an encoder finds the passages that belong to queries, beside BM25 and an encoder with random weights.
+Score how well an encoder finds the passages that belong to queries, beside BM25, both together (reciprocal rank
+fusion), and an encoder with random weights.
 
     python -m evaluation_concept.retrieval outputs/nano pairs.jsonl
     python -m evaluation_concept.retrieval outputs/retrieval pairs.jsonl --late_interaction --output scores.json
@@ -15,12 +16,13 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from evaluation_concept.bm25 import bm25_scores
+from evaluation_concept.bm25 import bm25_scores, fuse_ranks
 from evaluation_concept.columns import read_columns, text_column
 from evaluation_concept.encode import add_model_options, load_tokenizer, place_encoder
 from evaluation_concept.errors import exit_code
@@ -123,13 +125,30 @@ def ranking_metrics(ranked: np.ndarray, relevant: Sequence[set[int]]) -> dict[st
     return {name: float(value.mean()) for name, value in zip(METRICS, values, strict=True)}
 
 
-def evaluate_bm25(task: RetrievalTask) -> dict[str, float]:
-    """Scores of BM25 on the passages of the task."""
+def bm25_ranking(task: RetrievalTask) -> Scores:
+    """BM25 scores `[queries, passages]` of a slice of the queries."""
     scores = bm25_scores(task.queries, task.passages)
-    return _evaluate(task, lambda rows: scores[rows].toarray())
+    return lambda rows: scores[rows].toarray()
+
+
+def fused_ranking(*rankings: Scores) -> Scores:
+    """What several systems come to together, see `fuse_ranks`."""
+    return lambda rows: fuse_ranks(*(ranking(rows) for ranking in rankings))
+
+
+def evaluate_bm25(task: RetrievalTask) -> dict[str, float]:
+    """Metrics of BM25 on the passages of the task."""
+    return evaluate_ranking(task, bm25_ranking(task))
 
 
 def evaluate_encoder(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: RetrievalTask, **settings: Any
+) -> dict[str, float]:
+    """Metrics of `encoder_ranking`, which takes the same."""
+    return evaluate_ranking(task, encoder_ranking(model, tokenizer, task, **settings))
+
+
+def encoder_ranking(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     task: RetrievalTask,
@@ -138,9 +157,9 @@ def evaluate_encoder(
     max_query_length: int | None = None,
     max_passage_length: int | None = None,
     tokens_per_batch: int | None = None,
-) -> dict[str, float]:
+) -> Scores:
     """
-    Scores of the cosines of embeddings, or with `late_interaction` of `max_sim` of concepts.
+    Cosines of embeddings, or with `late_interaction` `max_sim` of concepts, of a slice of the queries.
 
     Args:
         model: with a method `encode`.
@@ -163,9 +182,9 @@ def evaluate_encoder(
         for texts, length in ((task.queries, max_query_length), (task.passages, max_passage_length))
     )
     if not late_interaction:
-        return _evaluate(task, lambda rows: (queries.embeddings[rows] @ passages.embeddings.T).numpy())
+        return lambda rows: (queries.embeddings[rows] @ passages.embeddings.T).numpy()
     asked, offered = queries.concept_embeddings or [], passages.concept_embeddings or []
-    return _evaluate(task, lambda rows: _late_scores(asked[rows], offered))
+    return lambda rows: _late_scores(asked[rows], offered)
 
 
 def markdown_table(scores: Mapping[str, Mapping[str, float]]) -> str:
@@ -196,18 +215,21 @@ def main(arguments: Sequence[str]) -> dict[str, dict[str, float]]:
         "max_passage_length": options.max_passage_length,
         "tokens_per_batch": options.tokens_per_batch,
     }
-    scores = {
-        "BM25": evaluate_bm25(task),
-        "random weights": evaluate_encoder(random_encoder(model), tokenizer, task, **settings),
-        "this model": evaluate_encoder(model, tokenizer, task, **settings),
+    words, ours = bm25_ranking(task), encoder_ranking(model, tokenizer, task, **settings)
+    rankings = {
+        "BM25": words,
+        "random weights": encoder_ranking(random_encoder(model), tokenizer, task, **settings),
+        "this model": ours,
+        "this model and BM25": fused_ranking(ours, words),
     }
+    scores = {system: evaluate_ranking(task, ranking) for system, ranking in rankings.items()}
     print(f"\n{len(task.queries):,} queries, {len(task.passages):,} passages\n\n{markdown_table(scores)}")
     if options.output:
         write_json(Path(options.output), {"queries": len(task.queries), "passages": len(task.passages), **scores})
     return scores
 
 
-def _evaluate(task: RetrievalTask, scores: Scores) -> dict[str, float]:
+def evaluate_ranking(task: RetrievalTask, scores: Scores) -> dict[str, float]:
     """Metrics of a system that gives the scores `[queries, passages]` of a slice of the queries."""
     size = max(1, LARGEST_BLOCK // (8 * len(task.passages)))
     ranked = [_best(scores(rows)) for rows in _slices(len(task.queries), size)]

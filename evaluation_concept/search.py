@@ -8,7 +8,8 @@ Search a folder of texts, or the texts of a file of JSON lines, for what is like
 
 Texts are split into passages that overlap. With --late_interaction an index has one vector for each concept of a
 passage, and each concept of a query finds its own (ColBERT, arXiv 2004.12832); else one for the whole. Every passage
-is compared with the query: what is found is exactly the best.
+is compared with the query: what is found is exactly the best. With --bm25 the ranks by words count as much as those by
+vectors (reciprocal rank fusion), for queries that hold names and terms.
 """
 
 import argparse
@@ -77,7 +78,7 @@ def query(options: argparse.Namespace) -> None:
     options.checkpoint = options.checkpoint or found_index.settings.checkpoint
     encoder = load(options, found_index.settings.late_interaction)
     found_index.check_encoder(encoder)
-    hits = found_index.search(options.query, encoder, options.top_k)
+    hits = found_index.search(options.query, encoder, options.top_k, options.bm25)
     print("\n".join(map(_as_json if options.json else _as_text, hits)))
 
 
@@ -138,6 +139,9 @@ def _add_query(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("index", metavar="INDEX", help="what the command index wrote")
     parser.add_argument("query", metavar="QUERY", help="what to look for")
     parser.add_argument("--top_k", type=int, default=5, help="passages to show (default: %(default)s)")
+    parser.add_argument(
+        "--bm25", action="store_true", help="let the words of the query count, too, as BM25 counts them"
+    )
     parser.add_argument("--json", action="store_true", help="show them as JSON lines")
     parser.add_argument("--checkpoint", help="where the checkpoint lies now (default: where it lay)")
     add_model_options(parser)

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from evaluation_concept.bm25 import bm25_scores, fuse_ranks
 from evaluation_concept.files import draft
 from evaluation_concept.late_interaction import max_sim_ragged
 from evaluation_concept.passages import Passage
@@ -47,7 +48,7 @@ class IndexSettings:
 
 
 class Hit(NamedTuple):
-    """A passage that was found, and how like the query it is: a cosine, or a mean of such."""
+    """A passage that was found, and how like the query it is: a cosine, a mean of such, or reciprocal ranks."""
 
     score: float
     passage: Passage
@@ -120,9 +121,15 @@ class SearchIndex:
                 "encode the query. Name the right --checkpoint, or index anew."
             )
 
-    def search(self, query: str, encoder: TextEncoder, top_k: int) -> list[Hit]:
+    def search(self, query: str, encoder: TextEncoder, top_k: int, with_bm25: bool = False) -> list[Hit]:
         """
         The `top_k` passages that are most like `query`, best first. Every passage is looked at.
+
+        Args:
+            query: a text.
+            encoder: that made the index.
+            top_k: how many.
+            with_bm25: whether words that stand in query and passage count as much as vectors, see `fuse_ranks`.
 
         Raises:
             ValueError: if `top_k` is less than 1.
@@ -131,6 +138,9 @@ class SearchIndex:
             raise ValueError(f"top_k={top_k} must be at least 1.")
         encoded = encoder.encode([query])
         scores = torch.cat([self._scores(batch, encoded) for batch in self._batches()])
+        if with_bm25:
+            texts = [text for batch in self._batches() for text in batch.column("text").to_pylist()]
+            scores = torch.from_numpy(fuse_ranks(scores.numpy(), bm25_scores([query], texts).toarray()[0]))
         best, rows = scores.topk(min(top_k, len(scores)))
         return [Hit(score, self._passage(row)) for score, row in zip(best.tolist(), rows.tolist(), strict=True)]
 

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tables in documents: written from the results, found out when stale, and everything around them left alone."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,26 @@ def root(tmp_path: Path) -> Path:
 
 def test_the_documents_of_this_repository_are_up_to_date():
     assert tables.main(["--check"]) == 0
+
+
+def test_a_glance_shows_what_was_asked_of_figures_of_several_files(root, monkeypatch):
+    asked = Figure(
+        0.25, None, 1, "ratio", "make it", "abc1234", "a CPU, 2 cores", "2026-01-31", "of it; required: at most 1"
+    )
+    merge_results(
+        root / "benchmarks" / "results" / "speed.json", {"time": asked, "tokens": replace(asked, value=2**21)}
+    )
+    shown = (("peak memory", "core", "peak"), ("time", "speed", "time"), ("tokens", "speed", "tokens"))
+    monkeypatch.setattr(tables, "AT_A_GLANCE", shown)
+    table = tables.glance_table(root / "benchmarks" / "results")
+    assert table.rows == [
+        ["peak memory", "0.5 ± 0.25 (3 runs)", "", "a CPU"],
+        ["time", "0.25", "at most 1", "a CPU"],
+        ["tokens", "2,097,152", "at most 1", "a CPU"],
+    ]
+    monkeypatch.setattr(tables, "AT_A_GLANCE", [("memory", "speed", "peak")])
+    with pytest.raises(ValueError, match=r"speed\.json has no figure 'peak'"):
+        tables.glance_table(root / "benchmarks" / "results")
 
 
 def test_fresh_tables_pass(root):

@@ -9,9 +9,17 @@ import numpy as np
 import pytest
 import torch
 
-from evaluation_concept.bm25 import bm25_scores
+from evaluation_concept.bm25 import bm25_scores, fuse_ranks
 from evaluation_concept.errors import exit_code
-from evaluation_concept.retrieval import PairColumns, RetrievalTask, evaluate_bm25, main, ranking_metrics
+from evaluation_concept.retrieval import (
+    PairColumns,
+    RetrievalTask,
+    evaluate_bm25,
+    evaluate_ranking,
+    fused_ranking,
+    main,
+    ranking_metrics,
+)
 from modeling_concept import ConceptEncoderForTextEncoding
 from tests.modeling.tiny import tiny_config
 from training_concept.tokenization import train_tokenizer
@@ -62,6 +70,23 @@ def test_bm25_finds_words():
     assert evaluate_bm25(task)["mrr_at_10"] == 1
 
 
+def test_fused_ranks_are_those_of_the_formula_whatever_the_scales():
+    cosines = np.array([[0.9, 0.1, 0.5], [-0.2, -0.1, -0.3]])
+    words = np.array([[0.0, 7.0, 3.0], [0.0, 0.0, 2.0]])
+    ranks = np.array([[[1, 3, 2], [2, 1, 3]], [[3, 1, 2], [2, 2, 1]]])
+    np.testing.assert_allclose(fuse_ranks(cosines, words), (1 / (60 + ranks)).sum(axis=0))
+    np.testing.assert_allclose(fuse_ranks(cosines, 1000 * words), fuse_ranks(cosines, words))
+    # Words that no passage has say nothing.
+    assert fuse_ranks(cosines, 0 * words).argsort().tolist() == cosines.argsort().tolist()
+
+
+def test_two_systems_find_together_what_neither_finds_alone():
+    task = RetrievalTask(["q"], ["a", "b", "c"], [{1}])
+    one, other = (lambda rows, scores=scores: np.array([scores])[rows] for scores in ([3, 2, 1], [1, 2, 0]))
+    found = [evaluate_ranking(task, ranking)["mrr_at_10"] for ranking in (one, other, fused_ranking(one, other))]
+    assert found == [0.5, 1, 1]
+
+
 @pytest.mark.parametrize("late", [False, True])
 def test_the_command_scores_what_it_is_given(tmp_path, late):
     words = [f"word{letter}" for letter in "abcdefghijklmnop"]
@@ -83,7 +108,7 @@ def test_the_command_scores_what_it_is_given(tmp_path, late):
         *(["--late_interaction"] if late else []),
     ]
     scores = main(given)
-    for system in ("BM25", "random weights", "this model"):
+    for system in ("BM25", "random weights", "this model", "this model and BM25"):
         assert scores[system]["mrr_at_10"] == pytest.approx(1), system
     assert json.loads(output.read_text(encoding="utf-8")) == {"queries": 12, "passages": 12, **scores}
 

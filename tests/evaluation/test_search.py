@@ -142,6 +142,25 @@ def test_a_passage_finds_itself(checkpoint, texts, tmp_path, capsys):
     assert f"2.txt, from character {wanted.start:,}" in capsys.readouterr().out
 
 
+def test_words_count_if_asked(checkpoint, texts, tmp_path, capsys):
+    (folder := tmp_path / "texts").mkdir()
+    for path in texts.glob("?.txt"):
+        (folder / path.name).write_text(path.read_text(encoding="utf-8"), encoding="utf-8")
+    (folder / "rare.txt").write_text("zebra " + " ".join(WORDS[:5]), encoding="utf-8")
+    path = index(checkpoint, folder, tmp_path)
+    capsys.readouterr()
+    found = {}
+    for flags in ([], ["--bm25"]):
+        main(["query", str(path), "zebra", "--top_k", "100", "--json", "--no-bf16", *flags])
+        found[bool(flags)] = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    places = {words: [hit["name"] for hit in hits].index("rare.txt") for words, hits in found.items()}
+    passages = len(found[True])
+    # No other passage has the word.
+    assert found[True][places[True]]["score"] == pytest.approx(1 / 61 + 1 / (61 + places[False]))
+    assert places[True] <= places[False]
+    assert len(found[False]) == passages
+
+
 def refusal(capsys, *given: str) -> str:
     assert exit_code(main, list(given)) == 2
     return capsys.readouterr().err.splitlines()[-1]
