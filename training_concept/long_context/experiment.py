@@ -22,6 +22,7 @@ from training_concept.long_context.tuner import DocumentTuner
 logger = logging.getLogger(__name__)
 
 MODEL, FIRST, BAG_OF_WORDS, MAJORITY = "model", f"first_{FIRST_TOKENS}", "bag_of_words", "majority"
+RANDOM = "random_weights"
 BAG_OF_FIRST_WORDS = f"{BAG_OF_WORDS}_{FIRST}"
 GENERATOR = "generator"
 SCORED, HIDDEN = "scored", "test"

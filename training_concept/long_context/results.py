@@ -22,6 +22,7 @@ from training_concept.long_context.experiment import (
     GENERATOR,
     MAJORITY,
     MODEL,
+    RANDOM,
     Outcome,
 )
 
@@ -32,6 +33,7 @@ COLUMNS = {
     MODEL: "this model",
     GENERATOR: "generator",
     FIRST: f"first {FIRST_TOKENS} tokens",
+    RANDOM: "random weights",
     BAG_OF_WORDS: "bag of words",
     BAG_OF_FIRST_WORDS: f"bag of words, first {FIRST_TOKENS}",
     MAJORITY: "most frequent",

@@ -20,6 +20,7 @@ from training_concept.finetuning.model import classifier_config, tokenizer_for
 from training_concept.long_context.arguments import LongContextArguments
 from training_concept.long_context.corpus import PackageCorpus
 from training_concept.long_context.forms import TOKEN_KINDS, document_task
+from training_concept.long_context.frozen import FrozenTuner
 from training_concept.long_context.tuner import DocumentTuner, PositionTuner
 
 TEXTS_FILE, TOKENIZER_FOLDER = "texts.jsonl", "tokenizer"
@@ -104,7 +105,8 @@ def make_tuner(
     classifier_config(model_args, document_task(task, ("a", "b")), length)
     if task.kind in TOKEN_KINDS:
         return PositionTuner(task, model_args, experiment, training_args, tokenizer)
-    return DocumentTuner(model_args, experiment, training_args, tokenizer)
+    tuner = FrozenTuner if options.frozen_encoder else DocumentTuner
+    return tuner(model_args, experiment, training_args, tokenizer)
 
 
 def export_texts(
