@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
+import torch
 from sklearn.preprocessing import StandardScaler
 from transformers import PreTrainedModel
 
@@ -97,7 +98,8 @@ class FrozenTuner(DocumentTuner):
         """
         args, device = self.model_args, find_device("cpu" if self.training_args.use_cpu else None)
         options = {"revision": args.model_revision, "attn_implementation": args.attn_implementation}
-        encoder = load_encoder(str(args.model_name_or_path), args.trust_remote_code, **options).to(device)
+        dtype = torch.bfloat16 if self.training_args.bf16 else torch.float32
+        encoder = load_encoder(str(args.model_name_or_path), args.trust_remote_code, dtype=dtype, **options).to(device)
         return random_encoder(encoder, self.training_args.seed) if self.fresh else encoder
 
     def run(self, task: text_tasks.Task, cell: Cell) -> CellResult:
