@@ -12,6 +12,8 @@ ROOT = Path(__file__).parents[2]
 FENCE = re.compile(r"^(?:<!-- not run: (?P<reason>[^\n]+) -->\n)?```(?P<kind>\w*)\n(?P<code>.*?)^```$", re.M | re.S)
 INLINE = re.compile(r"`((?:python3? |accelerate launch |run_\w+\.py )[^`]+)`")
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+# Why a block is run not with the others of its document but against a Hub.
+NEEDS_HUB = "a repository on the Hub"
 # A template of a model card; what it makes is run where cards are made.
 TEMPLATE = "{{"
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from evaluation_concept.errors import exit_code
-from evaluation_concept.onnx_export import export_onnx, main, quantize_onnx
+from evaluation_concept.onnx_export import export_onnx, least_cosine, main, quantize_onnx
 from modeling_concept import ConceptEncoderForTextEncoding
 from tests.modeling.tiny import document, tiny_model
 
@@ -85,9 +85,30 @@ def test_the_command_quantises_what_it_exports(checkpoint, tmp_path, monkeypatch
     monkeypatch.setattr(
         "evaluation_concept.onnx_export.quantize_onnx", lambda path, int8: int8.write_bytes(path.read_bytes()[:2])
     )
+    monkeypatch.setattr("evaluation_concept.onnx_export.least_cosine", lambda *_: None)
     main([checkpoint, "--output", str(tmp_path / "encoder.onnx"), "--int8"])
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"ex"]
-    assert "encoder.onnx: 0.0 MB" in capsys.readouterr().out
+    assert "encoder.onnx: 0.0 MB, not compared with the model" in capsys.readouterr().out
+
+
+def test_what_is_exported_is_compared_with_the_model(
+    runtime, model, exported, checkpoint, tmp_path, monkeypatch, capsys
+):
+    assert least_cosine(model, exported) > 0.9999
+    other = tiny_model(ConceptEncoderForTextEncoding, dtype=torch.float32, num_hidden_layers=1, num_token_layers=1)
+    for weight in other.parameters():
+        torch.nn.init.normal_(weight)
+    assert least_cosine(other, exported) < 0.9
+
+    def export_another(_, path):
+        path.write_bytes(exported.read_bytes())
+
+    monkeypatch.setattr("evaluation_concept.onnx_export.export_onnx", export_another)
+    main([checkpoint, "--output", str(tmp_path / "same.onnx")])
+    assert "cosine to the model's embeddings at least 1.0000" in capsys.readouterr().out
+    other.save_pretrained(tmp_path / "other")
+    assert exit_code(main, [str(tmp_path / "other"), "--output", str(tmp_path / "wrong.onnx")]) == 2
+    assert "gives other embeddings than the model" in capsys.readouterr().err
 
 
 def test_an_output_that_is_there_is_kept(runtime, exported, checkpoint, capsys):
