@@ -7,8 +7,8 @@ Write the tables of README.md and docs/*.md from the results files, so that no n
     python -m benchmarks.tables --check    # only say what differs, and exit with 1 if anything does
 
 Between the lines `<!-- table: FILE/NAME -->` and `<!-- /table -->` comes the table NAME of
-`benchmarks/results/FILE.json`; the name `figures` stands for all figures of that file, `all/glance` for a few of several
-files, with what was asked of them.
+`benchmarks/results/FILE.json`; the name `figures` stands for all figures of that file, and `all/glance` for a few of
+several files, with what was asked of them.
 """
 
 import argparse

@@ -542,4 +542,9 @@ def _read_settings(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} cannot be read: {error}") from error
     if not isinstance(settings, dict):
         raise ValueError(f"{path} is not a mapping of settings to values.")
+    if secrets := [name for name in ("token", "hub_token") if settings.get(name)]:
+        raise ValueError(
+            f"{path} sets {secrets[0]}: an access token has no place in a file that others read. Take it out, and set "
+            "HF_TOKEN or run `hf auth login`."
+        )
     return settings

@@ -2,25 +2,27 @@
 # SPDX-License-Identifier: Apache-2.0
 """`python -m training_concept.publish CHECKPOINT REPO_ID`: check a checkpoint and upload it in one commit.
 
-The folder has to load by itself, offline and in a fresh process, on pip packages and its own files alone, and its
-model to be well. Nothing in it is changed. What is uploaded is listed; pickles and files that no checkpoint has are
-refused. An upload that broke off goes on where it stopped when the command is given again. The access token is that of
-`hf auth login` or HF_TOKEN.
+Name, token and Hub are looked at first. The folder has to load by itself, offline and in a fresh process, on pip
+packages and its own files alone, and its model to be well. Nothing in it is changed. What is uploaded is listed;
+pickles and files that no checkpoint has are refused. An upload that broke off goes on where it stopped when the
+command is given again. The access token is that of `hf auth login` or HF_TOKEN.
 """
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import get_token
+from huggingface_hub.utils import validate_repo_id
 from rich.console import Console
 
 from evaluation_concept.errors import exit_code
 from training_concept.publishing.card import name_card, write_minimal_card
 from training_concept.publishing.contents import CARD, check_secret, files_in, is_pickle, staged, survey
-from training_concept.publishing.repository import Commit, Repository, Target
+from training_concept.publishing.repository import Commit, Repository, Target, check_access
 from training_concept.publishing.validation import validate
 from training_concept.terminal import TextTable, make_console, print_table
 
@@ -61,9 +63,12 @@ def publish(checkpoint: Path, target: Target, options: Options) -> Commit | None
         OSError: there is no such folder, or the Hub refuses the upload or cannot be reached (`HubError`).
         ValueError: the checkpoint is not fit to be published, or the tag is that of something else.
     """
+    validate_repo_id(target.repo_id)
     contents = survey(checkpoint, include=options.include, leave_out=options.leave_out)
     if contents.strays:
-        raise ValueError(_describe_strays(checkpoint, contents.strays))
+        raise ValueError(_describe_strays(checkpoint, contents.strays, _command(checkpoint, target, options)))
+    if not options.dry_run:
+        check_access(target)
     console = make_console(sys.stderr)
     with staged(contents.travels) as folder:
         check_secret(files_in(folder), target.token or get_token())
@@ -81,13 +86,24 @@ def publish(checkpoint: Path, target: Target, options: Options) -> Commit | None
         return repository.publish(files_in(folder), message, options.tag)
 
 
-def _describe_strays(checkpoint: Path, strays: Sequence[str]) -> str:
+def _command(checkpoint: Path, target: Target, options: Options) -> list[str]:
+    """What says all this on a command line, `--leave_out` last."""
+    given = {"--tag": options.tag, "--revision": target.revision, "--commit_message": options.message}
+    flags = [word for flag, value in given.items() if value for word in (flag, value)]
+    flags += ["--public"] * (not target.private) + ["--dry_run"] * options.dry_run
+    flags += ["--include", *options.include] if options.include else []
+    words = ["python", "-m", "training_concept.publish", str(checkpoint), target.repo_id]
+    return [*words, *flags, "--leave_out", *options.leave_out]
+
+
+def _describe_strays(checkpoint: Path, strays: Sequence[str], command: Sequence[str]) -> str:
     pickles = [name for name in strays if is_pickle(name)]
     others = [name for name in strays if name not in pickles]
     reasons = [f"{', '.join(pickles)} (pickles, which run code when they are loaded)"] if pickles else []
     reasons += [f"{', '.join(others)} (no part of a checkpoint)"] if others else []
     remedies = f"Remove them, or name them in --leave_out{' or --include' if others else ''}."
-    return f"{checkpoint} holds what is not published: {' and '.join(reasons)}. {remedies}"
+    ready = f"To leave them out: {shlex.join([*command, *strays])}"
+    return f"{checkpoint} holds what is not published: {' and '.join(reasons)}. {remedies} {ready}"
 
 
 def _list(console: Console, files: dict[str, Path], stays: Sequence[str], title: str) -> None:
@@ -119,6 +135,8 @@ def main(arguments: Sequence[str]) -> None:
     target = Target(args.repo_id, revision=args.revision, private=not args.public)
     options = Options(args.tag, args.commit_message, args.include, args.leave_out, args.dry_run)
     commit = publish(args.checkpoint, target, options)
+    if commit and commit.removed:
+        print(f"Of an earlier model, and removed from the repository: {', '.join(commit.removed)}.")
     if commit:
         print(commit.url if commit.is_new else f"{commit.url} holds this already")
 

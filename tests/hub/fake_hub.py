@@ -11,9 +11,10 @@ huggingface_hub reads its endpoint once, when imported, so its user has to be an
 
 Emulated: accounts with tokens that read or write, private and gated repositories; repositories, branches, tags and
 commits with their parent; files in Git, files in LFS (in one part, downloaded by way of a redirect, in ranges);
-errors, slow answers, answers that are lost, connections that break and a server that dies and comes back (`Fault`).
+errors, slow answers and uploads, answers that are lost, connections that break and a server that dies and comes back
+(`Fault`).
 Not emulated: Xet, the protocol that clients prefer (`environment` turns it off), LFS uploads in several parts, pull
-requests, rules for the metadata of cards, rate limits, data sets and Spaces.
+requests, rules for the metadata of cards, data sets and Spaces; rate limits only as a `Fault`.
 """
 
 import base64
@@ -32,6 +33,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import yaml
 
+PIECE = 2**20
 LFS_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
 REPO = r"([^/]+/[^/]+)"
 
@@ -103,7 +105,9 @@ class Fault:
 
     Attributes:
         status: answered, and nothing is done.
+        retry_after: seconds that such an answer asks to wait.
         delay: seconds before anything is done.
+        pause: seconds before each piece of the body is read, `PIECE` bytes.
         cut_after: bytes of the body that are read before the connection is cut, and nothing is done.
         loses_answer: what was asked for is done, and the connection cut in place of an answer.
         dies: the server is gone with the connection, until `FakeHub.restart`.
@@ -113,7 +117,9 @@ class Fault:
     pattern: str
     times: int = 1
     status: int | None = None
+    retry_after: int | None = None
     delay: float = 0
+    pause: float = 0
     cut_after: int | None = None
     loses_answer: bool = False
     dies: bool = False
@@ -280,11 +286,16 @@ class RequestHandler(BaseHTTPRequestHandler):
     def log_message(self, *args: object) -> None:
         """Keep test output clean; `FakeHub.requests` has the log."""
 
-    def read_body(self) -> bytes:
+    def read_body(self, pause: float = 0) -> bytes:
         """Return the body, whether its length is announced or it comes in chunks."""
-        if self.headers.get("Transfer-Encoding") != "chunked":
-            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
         body = b""
+        if self.headers.get("Transfer-Encoding") != "chunked":
+            left = int(self.headers.get("Content-Length") or 0)
+            while left:
+                time.sleep(pause)
+                body += self.rfile.read(min(left, PIECE))
+                left -= min(left, PIECE)
+            return body
         while length := int(self.rfile.readline().split(b";")[0], 16):
             body += self.rfile.read(length)
             self.rfile.readline()
@@ -308,11 +319,13 @@ class RequestHandler(BaseHTTPRequestHandler):
         if fault and fault.cut_after is not None:
             self.rfile.read(fault.cut_after)
             return self.cut(fault)
-        request = Request(self.hub.url, parse_qs(url.query), self.headers, self.read_body())
+        request = Request(self.hub.url, parse_qs(url.query), self.headers, self.read_body(fault.pause if fault else 0))
         if fault:
             time.sleep(fault.delay)
         if fault and fault.status:
-            return self.send(HubError(fault.status, "", "injected").response)
+            refused = HubError(fault.status, "", "injected").response
+            wait = {} if fault.retry_after is None else {"Retry-After": str(fault.retry_after)}
+            return self.send(refused._replace(headers=refused.headers | wait))
         with self.hub.lock:
             response = self.hub.answer(self.command, path, request)
         if fault and (fault.loses_answer or fault.dies):

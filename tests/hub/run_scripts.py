@@ -1,6 +1,7 @@
 # Copyright 2026 The Concept Encoder authors.
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m tests.hub.run_scripts CALLS`: scripts with arguments, [[name, arguments], ...] in JSON, one by one.
+"""`python -m tests.hub.run_scripts CALLS [SILENCE]`: scripts with arguments, [[name, arguments], ...] in JSON, one by
+one, for which the Hub may be silent so many seconds.
 
 What they import is imported once, in a process whose Hub is the one that its environment names.
 """
@@ -10,6 +11,11 @@ import json
 import sys
 from pathlib import Path
 
+from training_concept.publishing import waiting
+
 if __name__ == "__main__":
-    for name, arguments in json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")):
+    path, *silence = sys.argv[1:]
+    if silence:
+        waiting.LONGEST_SILENCE = float(silence[0])
+    for name, arguments in json.loads(Path(path).read_text(encoding="utf-8")):
         importlib.import_module(name).main(arguments)

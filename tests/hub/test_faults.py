@@ -13,7 +13,7 @@ from subprocess import CompletedProcess, Popen
 import pytest
 
 from .conftest import ROOT
-from .fake_hub import Account, FakeHub, Fault
+from .fake_hub import PIECE, Account, FakeHub, Fault
 
 Start = Callable[..., Popen]
 Commit = Callable[..., CompletedProcess]
@@ -78,34 +78,86 @@ def test_what_passes_is_waited_for(hub, commit, folder, name):
     assert len(hub.repositories[REPO].commits) == 2
 
 
+@pytest.mark.parametrize(
+    "place",
+    ["GET /api/whoami", "POST /api/repos/create", "GET /api/models/", "POST .*/commit/", "POST .*/tag/"],
+)
+def test_a_hub_that_never_answers_is_given_up(hub, commit, folder, place):
+    hub.inject(Fault(place, times=99, delay=300))
+    begin = time.monotonic()
+    ended = commit(folder, "v1", "", "1")
+    assert time.monotonic() - begin < 60
+    assert ended.returncode == 2
+    assert "someone/model: the Hub at http://127.0.0.1" in ended.stderr.splitlines()[-1]
+    assert "does not answer as it should" in ended.stderr.splitlines()[-1]
+
+
+def test_a_slow_upload_that_goes_on_is_not_given_up(hub, commit, folder):
+    (folder / "model-1.safetensors").write_bytes(os.urandom(40 * PIECE))
+    hub.inject(Fault("PUT /lfs/", pause=0.2, times=2))
+    begin = time.monotonic()
+    ended = commit(folder, "", "", "3")
+    assert ended.returncode == 0, ended.stderr
+    assert time.monotonic() - begin > 8
+    assert hub.count("PUT /lfs/") == 2
+    assert hub.files(REPO) == read(folder)
+
+
+def test_a_hub_that_has_had_enough_is_waited_for(hub, commit, folder):
+    hub.inject(Fault("GET /api/whoami", status=429), Fault("POST .*/commit/", status=429, retry_after=2, times=2))
+    begin = time.monotonic()
+    ended = commit(folder)
+    assert ended.returncode == 0, ended.stderr
+    assert time.monotonic() - begin > 4
+    assert hub.files(REPO) == read(folder)
+
+
+@pytest.mark.parametrize(("seconds", "waits"), [(1, 3), (100_000, 0)])
+def test_but_not_for_ever(hub, commit, folder, seconds, waits):
+    refused = Fault("POST .*/commit/", status=429, retry_after=seconds, times=99)
+    hub.inject(refused)
+    ended = commit(folder)
+    assert ended.returncode == 2
+    assert "there were too many requests of late; wait some minutes" in ended.stderr.splitlines()[-1]
+    assert refused.times == 98 - waits
+    assert hub.files(REPO) == {}
+
+
+# And whether the commit is made.
 BREAKING = {
-    "error at the commit": Fault("POST .*/commit/", status=500),
-    "server dies at the commit": Fault("POST .*/commit/", cut_after=100, dies=True),
-    "answer to the commit is lost": Fault("POST .*/commit/", loses_answer=True),
-    "server dies after the commit": Fault("POST .*/commit/", dies=True),
-    "server dies before the tag": Fault("POST .*/tag/", cut_after=0, dies=True),
-    "answer to large files is refused": Fault("PUT /lfs/", status=400, times=2),
+    "error at the commit": (Fault("POST .*/commit/", status=500), False),
+    "server dies at the commit": (Fault("POST .*/commit/", cut_after=100, dies=True), False),
+    "answer to the commit is lost": (Fault("POST .*/commit/", loses_answer=True), True),
+    "server dies after the commit": (Fault("POST .*/commit/", dies=True), True),
+    "server dies before the tag": (Fault("POST .*/tag/", cut_after=0, dies=True), True),
+    "answer to large files is refused": (Fault("PUT /lfs/", status=400, times=2), False),
 }
 
 
 @pytest.mark.parametrize("name", BREAKING)
-def test_what_breaks_an_upload_loses_nothing_and_it_goes_on_where_it_stopped(hub, commit, folder, name):
-    before = read(folder)
-    hub.inject(BREAKING[name])
+def test_what_breaks_an_upload_loses_nothing_and_it_goes_on_where_it_stopped(hub, commit, folder, tmp_path, name):
+    earlier, before = read(write_files(tmp_path / "earlier", "earlier")), read(folder)
+    assert commit(tmp_path / "earlier", "v0").returncode == 0
+    fault, is_made = BREAKING[name]
+    hub.inject(fault)
     broken = commit(folder, "v1")
     assert broken.returncode == 2
     assert broken.stderr.splitlines()[-1].startswith("commit_files.py: error: someone/model: the Hub")
     assert read(folder) == before
-    assert hub.files(REPO) in ({}, before)  # never a part
+    repository = hub.repositories[REPO]
+    assert hub.files(REPO) == (before if is_made else earlier)
+    assert len(repository.commits) == 2 + is_made
+    assert repository.tags.keys() == {"v0"}
     if hub.is_down:
         hub.restart()
-    there = set(hub.uploads)
+    there = len(hub.uploads) - 2
     sent = hub.count("PUT /lfs/")
     again = commit(folder, "v1")
     assert again.returncode == 0, again.stderr
     assert hub.files(REPO, "v1") == hub.files(REPO) == before
-    assert hub.count("PUT /lfs/") - sent == 2 - len(there)
-    assert len(hub.repositories[REPO].commits) == 2
+    assert hub.files(REPO, "v0") == earlier
+    assert hub.count("PUT /lfs/") - sent == 2 - there
+    assert len(repository.commits) == 3
 
 
 @pytest.mark.slow
@@ -140,6 +192,7 @@ def test_a_token_that_is_revoked_in_mid_upload_is_named_and_not_shown(hub, commi
 @pytest.mark.parametrize(
     ("token", "repo_id", "message"),
     [
+        ("", REPO, "there is no access token: run `hf auth login` or set HF_TOKEN"),
         ("hf_wrong", REPO, "does not accept your access token"),
         ("hf_reader", REPO, "has to be one that writes"),
         ("hf_fake", "another/model", "the namespace one of yours"),
@@ -150,7 +203,7 @@ def test_who_may_not_write_is_told_so(hub, commit, folder, token, repo_id, messa
     refused = commit(folder, token=token, repo_id=repo_id)
     assert refused.returncode == 2
     assert message in refused.stderr.splitlines()[-1]
-    assert token not in refused.stderr
+    assert not token or token not in refused.stderr
     assert not hub.repositories
 
 
@@ -176,6 +229,27 @@ def test_of_two_uploads_at_once_each_commit_is_whole(hub, start, commit, tmp_pat
     )
     assert {name: file.content for name, file in last.items()} == read(first)
     assert repository.branches["main"] == output.split()[0]
+
+
+def test_of_two_that_make_the_same_repository_and_version_at_once_both_succeed(hub, start, folder):
+    hub.inject(*(Fault(place, delay=1.5, times=2) for place in ("POST /api/repos/create", "POST .*/tag/")))
+    ended = [process.communicate(timeout=60) for process in (start(folder, "v1"), start(folder, "v1"))]
+    repository = hub.repositories[REPO]
+    assert [output.split()[:1] for output, _ in ended] == [[repository.tags["v1"]]] * 2, ended
+    assert hub.count("POST /api/repos/create") == hub.count("POST .*/tag/") == len(ended)
+    assert len(repository.commits) == 2
+    assert hub.files(REPO, "v1") == read(folder)
+
+
+def test_of_two_that_give_one_version_to_different_files_the_first_has_it(hub, start, folder, tmp_path):
+    other = write_files(tmp_path / "other", "other")
+    hub.inject(Fault("POST .*/tag/", delay=2, times=2))
+    processes = start(folder, "v1"), start(other, "v1")
+    errors = [process.communicate(timeout=60)[1].strip().splitlines() for process in processes]
+    codes = [process.returncode for process in processes]
+    assert sorted(codes) == [0, 2], errors
+    assert "someone/model has another version v1, which stays" in errors[codes.index(2)][-1]
+    assert hub.files(REPO, "v1") == read((folder, other)[codes.index(0)])
 
 
 def test_the_weights_of_an_earlier_model_do_not_stay(hub, commit, folder, tmp_path):
@@ -204,6 +278,20 @@ def test_a_version_is_neither_repeated_nor_moved(hub, commit, folder):
         assert other.returncode == 2
         assert "someone/model has another version v1" in other.stderr
     assert len(hub.repositories[REPO].commits) == 2
+
+
+def test_a_version_of_more_files_is_another_one(hub, commit, folder):
+    """What a commit would have removed counts, and what it leaves alone does not."""
+    assert commit(folder).returncode == 0
+    repository = hub.repositories[REPO]
+    files = repository.commits[repository.branches["main"]]
+    small = files["config.json"]
+    more = {"v1": ".gitattributes", "v2": "onnx/model.onnx", "v3": "LICENSE", "v4": "adapter_config.json"}
+    for tag, name in more.items():
+        repository.tags[tag] = repository.commit("other", tag, files | {name: small})
+        again = commit(folder, tag)
+        assert again.returncode == (2 if tag == "v4" else 0), tag
+    assert "someone/model has another version v4" in again.stderr
 
 
 def test_a_branch_is_made_and_main_left_alone(hub, commit, folder):

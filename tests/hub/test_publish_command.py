@@ -3,6 +3,8 @@
 """`python -m training_concept.publish` from a folder to a tagged commit that loads elsewhere, and what it refuses."""
 
 import json
+import os
+import shlex
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,13 +18,14 @@ from transformers import AutoTokenizer, BertConfig, BertForMaskedLM
 from configuration_concept import AUTO_MAP
 from evaluation_concept.errors import exit_code
 from training_concept import publish
-from training_concept.publishing import load_alone, validation
+from training_concept.publishing import repository, validation
 from training_concept.publishing.card import name_card, write_minimal_card
 from training_concept.publishing.contents import check_secret, files_in, lacks_code, staged, survey
+from training_concept.publishing.patterns import is_outdated
 from training_concept.publishing.validation import validate
 
 from .conftest import ROOT, RunPython
-from .fake_hub import FakeHub, StoredFile
+from .fake_hub import FakeHub, Fault, Repository, StoredFile
 from .test_save import SOURCES
 
 COMMAND = ("-m", "training_concept.publish")
@@ -123,6 +126,61 @@ def test_weights_and_code_load_elsewhere_each_from_its_revision(published, sampl
     assert loaded.stdout.splitlines()[-3:] == [f"{expected} False", f"{expected} True", f"{expected} True"]
 
 
+def test_what_is_published_over_an_adapter_loads(saved, samples, hub, run_python, tmp_path):
+    # With adapter_config.json there, transformers would look for the base; added tokens would not fit.
+    outdated = {
+        "adapter_config.json": '{"peft_type": "LORA", "base_model_name_or_path": "someone/base"}',
+        "adapter_model.safetensors": "weights",
+        "added_tokens.json": '{"<old>": 299}',
+        "modeling_old.py": "",
+        "eval_results.json": "{}",
+    }
+    kept = {"LICENSE": "MIT", "README.md": "![](curve.png)", "curve.png": "", "last-checkpoint/config.json": "{}"}
+    existing = hub.repositories["someone/tiny"] = Repository()
+    files = {name: StoredFile(text.encode(), lfs=False) for name, text in (outdated | kept).items()}
+    existing.commit("main", "an adapter", files)
+    environment = hub.environment(tmp_path / "cache")
+    ended = run_python("-m", "tests.hub.commit_files", saved / "mlm", "someone/tiny", cwd=ROOT, **environment)
+    assert ended.returncode == 0, ended.stdout
+    assert hub.files("someone/tiny").keys() == read(saved / "mlm").keys() | kept.keys()
+    assert existing.messages == ["an adapter", "Publish"]
+    loaded = run_python("-I", "-c", LOAD, "someone/tiny", "main", **environment)
+    assert loaded.returncode == 0, loaded.stdout
+
+
+@pytest.mark.slow  # the client asks for half a minute before it gives up
+@pytest.mark.parametrize(
+    "fault",
+    [Fault("POST .*/commit/", cut_after=100, dies=True), Fault("PUT /lfs/", cut_after=10_000, dies=True)],
+    ids=["at the commit", "in mid-file"],
+)
+def test_the_same_command_ends_what_a_server_that_died_left(checkpoint, hub, run_python, tmp_path, fault):
+    before, environment = read(checkpoint), hub.environment(tmp_path / "cache")
+    hub.inject(fault)
+    command = (*COMMAND, checkpoint, "someone/tiny", "--tag", "v1")
+    broken = run_python(*command, cwd=ROOT, **environment)
+    assert broken.returncode == 2
+    assert "someone/tiny: the Hub at" in broken.stdout.splitlines()[-1]
+    there = hub.repositories["someone/tiny"]
+    assert (there.messages, there.tags) == (["initial commit"], {})
+    hub.restart()
+    left = 1 - len(hub.uploads)
+    sent = hub.count("PUT /lfs/")
+    again = run_python(*command, cwd=ROOT, **environment)
+    assert again.returncode == 0, again.stdout
+    assert hub.count("PUT /lfs/") - sent == left
+    assert there.messages == ["initial commit", "Publish v1"]
+    assert there.tags["v1"] == there.branches["main"]
+    files = hub.files("someone/tiny", "v1")
+    assert {name: before[name] for name in files if name != "README.md"}.items() <= files.items()
+    assert read(checkpoint) == before
+
+
+def test_figures_go_with_their_card():
+    assert not is_outdated("curve.png", ["config.json"])
+    assert is_outdated("curve.png", ["config.json", "README.md"])
+
+
 def test_a_dry_run_asks_for_nothing(checkpoint, hub, in_this_process, monkeypatch):
     monkeypatch.setattr(publish, "Repository", None)
     assert exit_code(publish.main, [str(checkpoint), "someone/tiny", "--dry_run"]) == 0
@@ -147,6 +205,31 @@ def test_what_is_no_part_of_a_checkpoint_is_refused(checkpoint, capsys, stray, m
     assert message in error
     assert error.count("\n") == 1
     assert read(checkpoint) == before
+
+
+def test_a_checkpoint_of_the_trainer_is_told_the_command_that_publishes_it(checkpoint, capsys):
+    for name in ("optimizer.pt", "rng_state.pth", "my notes.txt"):
+        (checkpoint / name).write_text("")
+    given = [str(checkpoint), "someone/tiny", "--tag", "v1", "--public", "--leave_out", "all_results.json"]
+    assert exit_code(publish.main, given) == 2
+    _, _, ready = capsys.readouterr().err.strip().rpartition("To leave them out: python -m training_concept.publish ")
+    args = publish.make_parser().parse_args(shlex.split(ready))
+    assert (args.repo_id, args.tag, args.public) == ("someone/tiny", "v1", True)
+    contents = survey(args.checkpoint, include=args.include, leave_out=args.leave_out)
+    assert not contents.strays
+    assert "all_results.json" in contents.stays
+
+
+def test_name_token_and_hub_are_looked_at_first(checkpoint, monkeypatch, capsys):
+    monkeypatch.setattr(publish, "validate", None)
+    monkeypatch.setattr(publish, "check_access", None)
+    assert exit_code(publish.main, [str(checkpoint), "bad repo/x/y"]) == 2
+    assert "'bad repo/x/y'" in capsys.readouterr().err
+    monkeypatch.undo()
+    monkeypatch.setattr(publish, "validate", None)
+    monkeypatch.setattr(repository, "get_token", lambda: None)
+    assert exit_code(publish.main, [str(checkpoint), "tiny"]) == 2
+    assert "tiny: there is no access token: run `hf auth login` or set HF_TOKEN." in capsys.readouterr().err
 
 
 def test_what_is_named_is_left_out_or_included(checkpoint):
@@ -183,6 +266,13 @@ def test_the_users_token_is_not_published(checkpoint):
     check_secret(files_in(checkpoint), None)
 
 
+def test_nor_is_anything_that_looks_like_a_token(checkpoint):
+    token = "hf_" + "aB3" * 11 + "x"
+    (checkpoint / "training_args.json").write_text(f'{{"url": "https://user:{token}@hub"}}')
+    with pytest.raises(ValueError, match=r"training_args.json holds what looks like an access token \(hf_aB3\.\.\.\)"):
+        check_secret(files_in(checkpoint), None)
+
+
 @pytest.mark.parametrize("lost", ["auto_map", "modeling_concept.py", "attention.py"])
 def test_code_that_is_missing_is_added_and_the_folder_left_alone(checkpoint, lost):
     config = json.loads((checkpoint / "config.json").read_text())
@@ -205,6 +295,34 @@ def test_code_that_is_there_is_kept(checkpoint):
     with staged(survey(checkpoint).travels) as folder:
         assert read(folder) == {name: data for name, data in read(checkpoint).items() if name not in LEFT_OVERS}
     assert not folder.exists()
+
+
+def test_folders_of_this_machine_are_called_by_their_last_names(checkpoint, tmp_path):
+    (tmp_path / "my base").mkdir()
+    (tmp_path / "corpus").mkdir()
+    write = {
+        "README.md": f"---\nbase_model: /home/me\n---\n`{tmp_path}/my base`, tuned on {tmp_path}/corpus, see\n"
+        "[it](/datasets/glue/rte) or https://host/home/me, and/or run `#!/usr/bin/env python`.\n",
+        "results.json": json.dumps({"model": f"{tmp_path}/my base", "tasks": [{"from": "/home/me", "all": "/"}]}),
+        "training_args.json": json.dumps({"command": f"python {tmp_path}/corpus", "output": 'C:\\é\\o"ut'}),
+        "trainer_state.json": "{",
+        "special_tokens_map.json": json.dumps({"additional": ["/home/me"]}),
+    }
+    for name, text in write.items():
+        (checkpoint / name).write_text(text)
+    before = read(checkpoint)
+    with staged(survey(checkpoint).travels) as folder:
+        shown = {name: data.decode() for name, data in read(folder).items() if name in write}
+        others = {name: data for name, data in read(folder).items() if name not in write}
+    assert shown["README.md"] == (
+        "---\n---\n`my base`, tuned on corpus, see\n"
+        "[it](/datasets/glue/rte) or https://host/home/me, and/or run `#!/usr/bin/env python`.\n"
+    )
+    assert json.loads(shown["results.json"]) == {"model": "my base", "tasks": [{"from": "me", "all": "/"}]}
+    assert json.loads(shown["training_args.json"]) == {"command": "python corpus", "output": 'o"ut'}
+    assert [shown[name] for name in ("trainer_state.json", "special_tokens_map.json")] == [*write.values()][3:]
+    assert others.items() <= before.items()
+    assert read(checkpoint) == before
 
 
 def test_files_that_are_staged_beside_outlive_the_originals(checkpoint):
@@ -233,8 +351,8 @@ def explode(weights: dict[str, torch.Tensor]) -> None:
 
 @pytest.fixture
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a fresh process does is done here, in a tenth of the time."""
-    monkeypatch.setattr(validation, "load_in_fresh_process", lambda folder: load_alone.main(str(folder)))
+    """What fresh processes do is done here, in a tenth of the time."""
+    monkeypatch.setattr(validation, "_run_alone", lambda script, folder, failure: script.main(str(folder)))
 
 
 @pytest.mark.parametrize(
@@ -260,6 +378,25 @@ def test_a_tokenizer_of_another_model_is_not_published(checkpoint, in_this_proce
     tokenizer.save_pretrained(checkpoint)
     with pytest.raises(ValueError, match=r"the tokenizer has .* tokens, the model"):
         validate(checkpoint)
+
+
+SPY = """
+import json, os, pathlib, sys
+from huggingface_hub import constants, get_token
+seen = {"token": get_token() or os.environ.get("HF_TOKEN"), "offline": constants.HF_HUB_OFFLINE, "id": os.getpid()}
+with open(FILE, "a") as file:
+    file.write(json.dumps(seen) + chr(10))
+"""
+
+
+def test_the_code_of_a_checkpoint_runs_where_no_token_is(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_mine")
+    path, seen = checkpoint / "modeling_concept.py", tmp_path / "seen.jsonl"
+    path.write_text(path.read_text() + SPY.replace("FILE", repr(str(seen))))
+    assert any("weights bounded" in line for line in validate(checkpoint))
+    runs = [json.loads(line) for line in seen.read_text().splitlines()]
+    assert len({run["id"] for run in runs} - {os.getpid()}) == len({run["id"] for run in runs}) == 2
+    assert {(run["token"], run["offline"]) for run in runs} == {(None, True)}
 
 
 def test_code_that_needs_this_repository_is_not_published(checkpoint):

@@ -5,6 +5,7 @@
 import json
 import re
 import shlex
+import time
 from pathlib import Path
 from subprocess import CompletedProcess
 
@@ -22,12 +23,18 @@ LOADABLE = {"config.json", "model.safetensors", "tokenizer.json", "modeling_conc
 
 
 def run_scripts(
-    run_python: RunPython, hub: FakeHub, folder: Path, *calls: tuple[str, list[str]], token: str | None = None
+    run_python: RunPython,
+    hub: FakeHub,
+    folder: Path,
+    *calls: tuple[str, list[str]],
+    token: str | None = None,
+    silence: float = 120,
 ) -> CompletedProcess:
-    """Run scripts by name one after the other, in one process, with their arguments."""
+    """Run scripts by name one after the other, in one process, with their arguments; the Hub may be silent so long."""
     path = folder / "calls.json"
     path.write_text(json.dumps(calls), encoding="utf-8")
-    return run_python("-m", "tests.hub.run_scripts", path, cwd=ROOT, **hub.environment(folder / "cache", token))
+    environment = hub.environment(folder / "cache", token)
+    return run_python("-m", "tests.hub.run_scripts", path, silence, cwd=ROOT, **environment)
 
 
 def commits_of(hub: FakeHub, repo_id: str) -> list[dict[str, bytes]]:
@@ -56,7 +63,8 @@ def test_every_commit_loads_and_none_holds_a_secret_or_a_pickle(hub, run_python,
     assert all(files.keys() >= LOADABLE for files in commits)
     unwanted = re.compile(r".*\.(bin|pt|pth)|checkpoint-.*|runs/.*|run\.json")
     assert not any(unwanted.fullmatch(path) for files in commits for path in files)
-    assert not any(hub.token.encode() in content for files in commits for content in files.values())
+    for what in (hub.token, str(tmp_path)):
+        assert not any(what.encode() in content for files in commits for content in files.values())
     assert hub.token not in ended.stdout
     final = commits[-1]
     assert {"README.md", LOSS_CURVE, "all_results.json"} <= final.keys()
@@ -112,8 +120,10 @@ def test_a_hub_that_is_gone_fails_no_run_and_its_command_uploads_it_later(hub, r
     again = run_python(*shlex.split(later), cwd=ROOT, **hub.environment(tmp_path / "cache"))
     assert again.returncode == 0, again.stdout
     (files,) = commits_of(hub, "someone/tiny")
-    assert {name: before.get(name) for name in files if name != "README.md"} == {
-        name: content for name, content in files.items() if name != "README.md"
+    # These named folders of this machine.
+    changed = {"README.md", "training_args.json"}
+    assert {name: before.get(name) for name in files.keys() - changed} == {
+        name: content for name, content in files.items() if name not in changed
     }
     assert LOADABLE | {"README.md", LOSS_CURVE, "all_results.json"} <= files.keys()
 
@@ -125,6 +135,20 @@ def test_a_token_that_is_not_accepted_fails_no_run(hub, run_python, tmp_path):
     assert ended.stdout.count("was not uploaded") == 3
     assert "hf_revoked" not in ended.stdout
     assert not hub.repositories
+
+
+@pytest.mark.parametrize("place", ["POST /api/repos/create", "POST .*/commit/"])
+def test_a_hub_that_never_answers_holds_no_run(hub, run_python, tmp_path, place):
+    hub.inject(Fault(place, times=99, delay=600))
+    begin = time.monotonic()
+    ended = run_scripts(run_python, hub, tmp_path, mlm(tmp_path, "tiny", hub_model_id=None), silence=1.5)
+    assert time.monotonic() - begin < 120
+    assert ended.returncode == 0, ended.stdout
+    assert json.loads((tmp_path / "tiny" / "run.json").read_text())["finished"]
+    assert "does not answer as it should" in ended.stdout
+    later = f"Later: python -m training_concept.publish {tmp_path / 'tiny'} tiny (which is USER/tiny for the USER of"
+    assert later in ended.stdout
+    assert not list((tmp_path / "tiny").glob(".upload-*"))
 
 
 @pytest.mark.slow
@@ -161,6 +185,7 @@ def test_fine_tuned_models_are_pushed_with_their_cards(hub, run_python, tmp_path
         assert len(commits) == 3
         assert all(files.keys() >= LOADABLE for files in commits)
         assert "results.json" in commits[-1]
+        assert not any(str(tmp_path).encode() in content for files in commits for content in files.values())
         card = ModelCard(commits[-1]["README.md"].decode())
         assert card.data.pipeline_tag == "text-classification"
         assert f'model="someone/{name}", trust_remote_code=True)' in card.text

@@ -135,6 +135,8 @@ def test_a_file_that_is_no_text_is_named(tmp_path, name, content, message):
         ("run.yaml", b"max_steps: [1]\n", r"run.yaml sets max_steps to \[1\], which is not of the kind"),
         ("run.yaml", b"learning_rate:\n", "run.yaml sets learning_rate to None, which is not of the kind"),
         ("run.json", b'{"eval_strategy": false}', "invalid choice: 'False'"),
+        ("run.yaml", b"hub_token: hf_secret\n", "run.yaml sets hub_token: an access token has no place in a file"),
+        ("run.json", b'{"token": "hf_secret"}', "run.json sets token: an access token.*(?!hf_secret).*HF_TOKEN"),
     ],
 )
 def test_a_settings_file_is_checked(tmp_path, name, content, message):

@@ -4,53 +4,24 @@
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from transformers.dynamic_module_utils import get_relative_import_files
 
 from configuration_concept import AUTO_MAP, ConceptEncoderConfig, export_code
+from training_concept.publishing.paths import hide_folders
+from training_concept.publishing.patterns import CARD as CARD
+from training_concept.publishing.patterns import PICKLES, STAYS, TOKENIZER, TRAVELS, WEIGHTS, matches
 
-CARD = "README.md"
 DRAFT = ".upload-"
-WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
-TRAVELS = (
-    *("config.json", "generation_config.json", "adapter_config.json", "*.py", *WEIGHTS),
-    *(
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "special_tokens_map.json",
-        "added_tokens.json",
-        "chat_template.jinja",
-    ),
-    *("vocab.txt", "vocab.json", "merges.txt", "*.model"),
-    *("modules.json", "config_sentence_transformers.json", "sentence_bert_config.json"),
-    *(CARD, "LICENSE*", "NOTICE*", "*.png", "*.svg"),
-    *("*results.json", "results.md", "retrieval.json", "data.json", "training_args.json", "trainer_state.json"),
-)
-TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
-# What runs keep beside their model, for themselves.
-STAYS = (
-    *(
-        ".*",
-        "_*",
-        "run.json",
-        "runs/",
-        "checkpoint-*/",
-        "cells/",
-        "compare/",
-        "models/",
-        "predictions/",
-        "submission/",
-    ),
-)
-# Files that run code when they are loaded, or are suspected of it.
-PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt", "*.joblib", "*.npy", "*.npz", "*.h5", "*.msgpack")
+# Access tokens of the Hub, those of others and of yesterday as well.
+HUB_TOKEN = re.compile(rb"(?<![A-Za-z0-9])hf_[A-Za-z0-9]{30,}")
 
 
 @dataclass(frozen=True)
@@ -89,9 +60,9 @@ def survey(folder: Path, *, include: Sequence[str] = (), leave_out: Sequence[str
         name = path.name + "/" * path.is_dir()
         inside = _inside(path, include) if path.is_dir() else {}
         contents.travels.update(inside)
-        if _matches(name, (*leave_out, *STAYS)):
+        if matches(name, (*leave_out, *STAYS)):
             contents.stays.append(name)
-        elif path.is_file() and _matches(name, (*include, *TRAVELS)):
+        elif path.is_file() and matches(name, (*include, *TRAVELS)):
             contents.travels[name] = path
         elif not inside:
             contents.strays.append(name)
@@ -101,13 +72,15 @@ def survey(folder: Path, *, include: Sequence[str] = (), leave_out: Sequence[str
 
 def is_pickle(name: str) -> bool:
     """Whether a file of this name may run code when it is loaded."""
-    return _matches(name, PICKLES)
+    return matches(name, PICKLES)
 
 
 @contextmanager
 def staged(files: Mapping[str, Path], beside: Path | None = None) -> Iterator[Path]:
     """
-    Lay out files as they are to lie in the repository, with the code that they lack, and leave the originals alone.
+    Lay out files as they are to lie in the repository: with the code that they lack, and no folders of this machine.
+
+    The originals are left alone.
 
     Args:
         files: by path in the repository.
@@ -123,10 +96,11 @@ def staged(files: Mapping[str, Path], beside: Path | None = None) -> Iterator[Pa
         for name, source in files.items():
             target = folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
-            if not _matches(name, (*WEIGHTS, *PICKLES)) or not _linked(source.resolve(), target, hard=bool(beside)):
+            if not matches(name, (*WEIGHTS, *PICKLES)) or not _linked(source.resolve(), target, hard=bool(beside)):
                 shutil.copyfile(source, target)
         if lacks_code(folder):
             add_code(folder)
+        hide_folders(folder)
         yield folder
 
 
@@ -159,16 +133,22 @@ def add_code(folder: Path) -> None:
 
 def check_secret(files: Mapping[str, Path], secret: str | None) -> None:
     """
-    Refuse to publish an access token.
+    Refuse to publish an access token: `secret`, or what looks like one of the Hub's.
 
     Raises:
-        ValueError: it stands in one of the files, weights excepted.
+        ValueError: it stands in one of the files, weights and pickles excepted.
     """
-    if not secret:
-        return
     for name, path in files.items():
-        if not _matches(name, WEIGHTS) and secret.encode() in path.read_bytes():
+        if matches(name, (*WEIGHTS, *PICKLES)):
+            continue
+        content = path.read_bytes()
+        if secret and secret.encode() in content:
             raise ValueError(f"{name} holds your access token: take it out, and revoke it if others have seen it.")
+        if found := HUB_TOKEN.search(content):
+            raise ValueError(
+                f"{name} holds what looks like an access token ({found[0][:6].decode()}...): take it out, and revoke "
+                "it if others have seen it."
+            )
 
 
 def _check_complete(folder: Path, travels: Mapping[str, Path]) -> None:
@@ -184,11 +164,7 @@ def _check_complete(folder: Path, travels: Mapping[str, Path]) -> None:
 
 def _inside(folder: Path, include: Sequence[str]) -> dict[str, Path]:
     inside = {f"{folder.name}/{name}": path for name, path in files_in(folder).items()} if include else {}
-    return {name: path for name, path in inside.items() if _matches(name, include)}
-
-
-def _matches(name: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatch(name, pattern) for pattern in patterns)
+    return {name: path for name, path in inside.items() if matches(name, include)}
 
 
 def _linked(source: Path, target: Path, hard: bool) -> bool:

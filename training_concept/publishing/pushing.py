@@ -9,13 +9,15 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import get_token
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import HubStrategy, SaveStrategy
 from transformers.utils import PushInProgress
 
 from training_concept.publishing.card import name_card
-from training_concept.publishing.contents import DRAFT, files_in, staged, survey
-from training_concept.publishing.repository import Commit, Repository, Target
+from training_concept.publishing.contents import DRAFT, check_secret, files_in, staged, survey
+from training_concept.publishing.repository import Commit, HubSilentError, Repository, Target
+from training_concept.publishing.waiting import bound_silence
 
 logger = logging.getLogger(__name__)
 
@@ -44,11 +46,17 @@ def push_run(args: TrainingArguments, folder: Path) -> Commit | None:
     command = f"python -m training_concept.publish {folder} {target.repo_id}"
     command += f" --revision {target.revision}" * bool(target.revision) + " --public" * (not target.private)
     failure = f"{folder} holds the finished model but was not uploaded"
-    with _Harmless(failure, f"Later: {command}"), staged(survey(folder).travels) as copy:
+    with _Harmless(failure, f"Later: {command}{_whose(target.repo_id)}"), staged(survey(folder).travels) as copy:
+        check_secret(files_in(copy), target.token or get_token())
         repository = Repository(target)
-        name_card(copy, Path(args.output_dir).resolve().name, repository.id)
+        for name in (Path(args.output_dir).resolve().name, target.repo_id):
+            name_card(copy, name, repository.id)
         return repository.commit(files_in(copy), "End of training")
     return None
+
+
+def _whose(repo_id: str) -> str:
+    return "" if "/" in repo_id else f" (which is USER/{repo_id} for the USER of your access token)"
 
 
 class PushingTrainer(Trainer):
@@ -56,10 +64,12 @@ class PushingTrainer(Trainer):
     `transformers.Trainer` whose uploads in mid-training (`hub_strategy`) run beside the training and cannot fail it.
 
     Each is one commit, and complete: weights, configuration, tokenizer and, where the model has code of its own, that.
-    Stock uploads leave the code behind, and stop a run that cannot reach the Hub when it starts.
+    Stock uploads leave the code behind, and stop a run that cannot reach the Hub when it starts, or hold it for ever
+    if the Hub does not answer.
     """
 
     push_in_progress: PushInProgress | None
+    _is_ending = _hub_is_silent = False
 
     def init_hf_repo(self, token: str | None = None, **kwargs: Any) -> None:
         """As stock, but training begins even if there is no repository, which the next upload makes."""
@@ -69,8 +79,12 @@ class PushingTrainer(Trainer):
             shutil.rmtree(stale, ignore_errors=True)  # of a run that was killed
         target = target_of(self.args)
         self.push_in_progress, self.hub_model_id = None, target.repo_id
+        bound_silence()
         self._uploads = ThreadPoolExecutor(max_workers=1, thread_name_prefix="upload")
-        with _Harmless("There is no repository to upload to", "Training begins, and every save tries again."):
+        self._uploads.submit(self._make_repository, target)
+
+    def _make_repository(self, target: Target) -> None:
+        with _Harmless("There is no repository to upload to", "Every save tries again."):
             self.hub_model_id = Repository(target).id
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
@@ -96,9 +110,24 @@ class PushingTrainer(Trainer):
             return f"Training in progress, step {self.state.global_step}"
         return f"Training in progress, epoch {int(self.state.epoch)}"
 
+    def _finish_current_push(self) -> None:
+        # With --hub_always_push there may be many, each of which would wait for a Hub that is silent.
+        self._is_ending = True
+        super()._finish_current_push()
+        self._is_ending = False
+
     def _upload(self, folder: Path, copy: Path, message: str, stack: ExitStack) -> None:
         with stack, _Harmless(f"{folder} was not uploaded", "Training goes on."):
-            Repository(target_of(self.args)).commit(files_in(copy), message)
+            if self._is_ending and self._hub_is_silent:
+                raise HubSilentError("the Hub did not answer before")
+            target, files = target_of(self.args), files_in(copy)
+            check_secret(files, target.token or get_token())
+            try:
+                Repository(target).commit(files, message)
+            except HubSilentError:
+                self._hub_is_silent = True
+                raise
+            self._hub_is_silent = False
 
 
 class _Harmless:

@@ -3,32 +3,42 @@
 """A model repository on the Hub, to which checkpoints go as a whole or not at all."""
 
 import hashlib
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import NamedTuple
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants, get_token
 from huggingface_hub.errors import HfHubHTTPError, HTTPError
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils.sha import git_hash
 
+from training_concept.publishing.patterns import is_outdated
+from training_concept.publishing.waiting import bound_silence
+
 # Of others that push to the same branch at the same time, as many may come first.
 MOST_CONFLICTS = 5
 CONFLICT = (409, 412)
-# Of an earlier model at the root of the repository, all that could be taken for this one's is removed.
-OUTDATED = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*", "training_args.bin")
+# As often, and for as many seconds each time, it is waited when the Hub has had too many requests.
+MOST_WAITS, LONGEST_WAIT, USUAL_WAIT = 3, 120, 10
+TOO_MANY = 429
+NO_TOKEN = "there is no access token: run `hf auth login` or set HF_TOKEN"
 HINTS = {
     401: "it does not accept your access token, or there is none: run `hf auth login` or set HF_TOKEN",
     403: "your access token may not do this: it has to be one that writes, and the namespace one of yours",
     404: "there is no such repository or revision, or your access token may not see it",
+    TOO_MANY: "there were too many requests of late; wait some minutes, and do the same again",
 }
 
 
 class HubError(OSError):
     """The Hub refused what was asked, or did not answer."""
+
+
+class HubSilentError(HubError):
+    """The Hub did not answer."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +60,31 @@ class Target:
 
 
 class Commit(NamedTuple):
-    """Id and address of a commit, and whether it was made or found to hold all files already."""
+    """Id and address of a commit, whether it was made or found to hold all files already, and what it removed."""
 
     id: str
     url: str
     is_new: bool
+    removed: tuple[str, ...] = ()
+
+
+def check_access(target: Target) -> None:
+    """
+    Find out whether the Hub answers and knows the access token, which changes nothing there.
+
+    Raises:
+        HubError: it does not, or there is no token.
+    """
+    bound_silence()
+    if not (target.token or get_token()):
+        raise HubError(f"{target.repo_id}: {NO_TOKEN}.")
+    with _explained(target.repo_id):
+        try:
+            HfApi(token=target.token).whoami()
+        except HfHubHTTPError as error:
+            # The Hub counts these questions strictly, and has answered all the same.
+            if error.response.status_code != TOO_MANY:
+                raise
 
 
 class Repository:
@@ -74,6 +104,7 @@ class Repository:
     def __init__(self, target: Target) -> None:
         self.target = target
         self.api = HfApi(token=target.token)
+        bound_silence()
         with _explained(target.repo_id):
             self.id = self.api.create_repo(target.repo_id, private=target.private, exist_ok=True).repo_id
             if target.revision:
@@ -83,22 +114,29 @@ class Repository:
         """
         Upload files in one commit, upon the newest of the branch.
 
-        Large files that the Hub has already, perhaps from an upload that broke off, are not sent again. Weights of an
-        earlier model that are not among the files are removed. If another commit comes in between, this one is made
-        anew upon that, so that the files of two checkpoints are never mixed.
+        Large files that the Hub has already, perhaps from an upload that broke off, are not sent again. Files of an
+        earlier model that are not among these are removed. If another commit comes in between, this one is made anew
+        upon that, so that the files of two checkpoints are never mixed. If the Hub asks to wait, that is done for some
+        minutes.
 
         Args:
             files: by path in the repository.
             message: of the commit.
         """
+        conflicts = waits = 0
         with _explained(self.id):
-            for _ in range(MOST_CONFLICTS):
+            while True:
                 try:
                     return self._commit(files, message)
                 except HfHubHTTPError as error:
-                    if error.response.status_code not in CONFLICT:
+                    status = error.response.status_code
+                    if status in CONFLICT and conflicts < MOST_CONFLICTS:
+                        conflicts += 1
+                    elif status == TOO_MANY and waits < MOST_WAITS and _wait(error) <= LONGEST_WAIT:
+                        waits += 1
+                        time.sleep(_wait(error))
+                    else:
                         raise
-            return self._commit(files, message)
 
     def publish(self, files: Mapping[str, Path], message: str, tag: str | None = None) -> Commit:
         """
@@ -107,14 +145,14 @@ class Repository:
         Raises:
             ValueError: there is such a version, and its files are others.
         """
-        if tag and (tagged := self._tagged(tag)):
-            if not self._holds(files, tagged):
-                raise ValueError(f"{self.id} has another version {tag}, which stays: choose another --tag.")
-            return Commit(tagged, f"{constants.ENDPOINT}/{self.id}/commit/{tagged}", is_new=False)
+        if tag and (there := self._version(files, tag)):
+            return there
         commit = self.commit(files, message)
         if tag:
             with _explained(self.id):
-                self.api.create_tag(self.id, tag=tag, revision=commit.id)
+                self.api.create_tag(self.id, tag=tag, revision=commit.id, exist_ok=True)
+            if self._tagged(tag) != commit.id:  # somebody else was quicker
+                return self._version(files, tag) or commit
         return commit
 
     def has(self, name: str) -> bool:
@@ -122,22 +160,33 @@ class Repository:
         with _explained(self.id):
             return self.api.file_exists(self.id, name, revision=self.target.revision)
 
+    def _version(self, files: Mapping[str, Path], tag: str) -> Commit | None:
+        """The commit that is called so, `None` if there is none; a `ValueError` if it holds something else."""
+        tagged = self._tagged(tag)
+        if tagged is None:
+            return None
+        if not self._holds(files, tagged):
+            raise ValueError(f"{self.id} has another version {tag}, which stays: choose another --tag.")
+        return Commit(tagged, f"{constants.ENDPOINT}/{self.id}/commit/{tagged}", is_new=False)
+
     def _tagged(self, tag: str) -> str | None:
         with _explained(self.id):
             tags = self.api.list_repo_refs(self.id).tags
         return next((found.target_commit for found in tags if found.name == tag), None)
 
     def _holds(self, files: Mapping[str, Path], revision: str) -> bool:
-        """Whether `revision` has exactly this content under the names of the files."""
+        """Whether `revision` is what a commit of the files makes: they are there, and none that it would remove."""
         with _explained(self.id):
             tree = self.api.list_repo_tree(self.id, recursive=True, revision=revision)
             there = {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
+        if any(is_outdated(name, [*files]) for name in there):
+            return False
         return all(name in there and _is_same(path, there[name]) for name, path in files.items())
 
     def _commit(self, files: Mapping[str, Path], message: str) -> Commit:
         head = self.api.model_info(self.id, revision=self.target.revision)
         there = [sibling.rfilename for sibling in head.siblings or []]
-        outdated = [name for name in there if name not in files and _is_outdated(name)]
+        outdated = tuple(name for name in there if is_outdated(name, [*files]))
         made = self.api.create_commit(
             self.id,
             [
@@ -148,11 +197,7 @@ class Repository:
             revision=self.target.revision,
             parent_commit=head.sha,
         )
-        return Commit(made.oid, made.commit_url, made.oid != head.sha)
-
-
-def _is_outdated(name: str) -> bool:
-    return "/" not in name and any(fnmatch(name, pattern) for pattern in OUTDATED)
+        return Commit(made.oid, made.commit_url, made.oid != head.sha, outdated)
 
 
 def _is_same(path: Path, entry: RepoFile) -> bool:
@@ -171,7 +216,14 @@ def _explained(repo_id: str) -> Iterator[None]:
     except (HTTPError, RuntimeError) as error:
         # Errors of uploads come wrapped, and those of Xet are of no class of their own.
         cause = error if isinstance(error, HTTPError) else error.__cause__ or error
-        raise HubError(f"{repo_id}: {_reason(cause)}.") from error
+        refused = isinstance(cause, HfHubHTTPError)
+        raise (HubError if refused else HubSilentError)(f"{repo_id}: {_reason(cause)}.") from error
+
+
+def _wait(error: HfHubHTTPError) -> int:
+    """For how many seconds a Hub that has had too many requests asks to wait."""
+    asked = error.response.headers.get("Retry-After", "")
+    return int(asked) if asked.isdigit() else USUAL_WAIT
 
 
 def _reason(error: BaseException) -> str:

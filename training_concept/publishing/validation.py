@@ -8,17 +8,19 @@ import subprocess
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import ModuleType
+from typing import Any
 
 from configuration_concept import ConceptEncoderConfig
-from evaluation_concept.health import SICK, check_health
-from training_concept.publishing import load_alone
+from evaluation_concept.health import SICK, Finding
+from training_concept.publishing import health_alone, load_alone
 
 LONGEST_SECONDS = 1800
 
 
 def validate(folder: Path) -> list[str]:
     """
-    Check a checkpoint that is about to be published. Runs the code in it.
+    Check a checkpoint that is about to be published. Runs the code in it, in processes that hold no token.
 
     Returns:
         What was checked, for its user to read.
@@ -32,7 +34,7 @@ def validate(folder: Path) -> list[str]:
         [f"loads by itself, offline, as {report['class']} with {report['parameters']:,} parameters"],
     )
     if not problems and _has_health_checks(folder):
-        findings = check_health(str(folder), trust_remote_code=True)
+        findings = check_health_in_fresh_process(folder)
         problems += [f"{finding.check}: {finding.detail}" for finding in findings if finding.status == SICK]
         checked += [f"{finding.check}: {finding.detail}" for finding in findings]
     if problems:
@@ -40,7 +42,7 @@ def validate(folder: Path) -> list[str]:
     return checked
 
 
-def load_in_fresh_process(folder: Path) -> dict:
+def load_in_fresh_process(folder: Path) -> dict[str, Any]:
     """
     Load a folder's model and tokenizer with its own code and pip packages only, without network, caches or tokens.
 
@@ -50,11 +52,27 @@ def load_in_fresh_process(folder: Path) -> dict:
     Raises:
         ValueError: if it cannot be loaded, with the last line that the process wrote.
     """
+    return _run_alone(load_alone, folder, failure="does not load by itself")
+
+
+def check_health_in_fresh_process(folder: Path) -> list[Finding]:
+    """
+    As `evaluation_concept.health.check_health` with the folder's own code, without network, caches or tokens.
+
+    Raises:
+        ValueError: if it cannot be done, with the last line that the process wrote.
+    """
+    found = _run_alone(health_alone, folder, failure="cannot be examined")
+    return [Finding(**finding) for finding in found]
+
+
+def _run_alone(script: ModuleType, folder: Path, failure: str) -> Any:
+    """What a script makes of the folder in a process of its own, from the JSON on its last line."""
     with TemporaryDirectory() as scratch:
         foreign = ("HF_", "HUGGING", "TRANSFORMERS_", "PYTHON")
         kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
         process = subprocess.run(
-            [sys.executable, "-I", load_alone.__file__, str(folder.resolve())],
+            [sys.executable, "-I", str(script.__file__), str(folder.resolve())],
             cwd=scratch,
             env=kept | {"HF_HUB_OFFLINE": "1", "HF_HOME": scratch, "HF_HUB_DISABLE_TELEMETRY": "1"},
             stdin=subprocess.DEVNULL,
@@ -64,7 +82,7 @@ def load_in_fresh_process(folder: Path) -> dict:
         )
     if process.returncode:
         reason = (process.stderr.strip().splitlines() or [f"it ended with {process.returncode}"])[-1]
-        raise ValueError(f"this checkpoint does not load by itself: {reason}")
+        raise ValueError(f"this checkpoint {failure}: {reason}")
     return json.loads(process.stdout.strip().splitlines()[-1])
 
 
