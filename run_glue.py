@@ -42,6 +42,7 @@ from training_concept.finetuning.results import (
 )
 from training_concept.finetuning.task_arguments import TaskArguments, load_tasks
 from training_concept.logs import set_up_logging
+from training_concept.publishing.card import base_name
 from training_concept.publishing.pushing import push_run
 
 CELLS_FOLDER, SUBMISSION_FOLDER = "cells", "submission"
@@ -173,7 +174,7 @@ def _write(
     config = classifier_config(tuner.model_args, tasks[name].task, tuner.options.max_seq_length)
     others = distinguished(tuner.options.compare_with or [])
     facts = {
-        "model": tuner.model_args.model_name_or_path,
+        "model": base_name(base) if (base := tuner.model_args.model_name_or_path) else None,
         "model_type": config.model_type,
         "holds_model": tuner.training_args.do_train and len(tasks) == 1 and not tasks[name].task.folds,
         "seeds": tuner.options.seeds or [tuner.training_args.seed],
@@ -193,7 +194,8 @@ def _finish(
 ) -> None:
     glue = not (task_args.files or task_args.in_packages)
     sources = {name: (GLUE_DATASET, name) if glue else (name, None) for name in tasks}
-    write_task_card(tuner.training_args, tuner.model_args, content, table, sources)
+    file = next(iter(task_args.files.values()), None)
+    write_task_card(tuner.training_args, tuner.model_args, content, table, sources, file)
     files = [file for outcome in outcomes.values() for file in outcome.test]
     written = f"\nPredictions: {Path(tuner.training_args.output_dir) / SUBMISSION_FOLDER} ({', '.join(files)})"
     print(f"\n{table}{written if files else ''}", flush=True)

@@ -76,6 +76,7 @@ from training_concept.long_context.setup import (
     with_overrides,
 )
 from training_concept.long_context.stages import load_stages, make_stage, make_stages
+from training_concept.publishing.card import base_name
 
 CELLS_FOLDER, MODELS_FOLDER, COMPARE_FOLDER = "cells", "models", "compare"
 FOLDERS = (CELLS_FOLDER, COMPARE_FOLDER, MODELS_FOLDER, PREDICTIONS_FOLDER, SUBMISSION_FOLDER)
@@ -162,8 +163,9 @@ def _check(
 
 def _run_tasks(run: Run, tasks: Sequence[Task], generator: Generator | None) -> dict[str, Any]:
     """All tasks with one model; results are written after every one, so that what is there can be looked at."""
+    base = run.model_args.model_name_or_path
     content: dict[str, Any] = {
-        "model": run.model_args.model_name_or_path or run.model_args.preset or run.model_args.model_type,
+        "model": base_name(base) if base else run.model_args.preset or run.model_args.model_type,
         "config_overrides": run.model_args.config_overrides,
         "max_seq_length": run.options.max_seq_length,
         "length_curriculum": run.options.length_curriculum or [],

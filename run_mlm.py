@@ -96,7 +96,7 @@ def main(arguments: Sequence[str]) -> dict[str, float]:
     if writes:
         write_results(Path(training_args.output_dir), results)
         if training_args.do_train:
-            _finish(trainer, data_args, metrics)
+            _finish(trainer, model_args, data_args, metrics)
     # No process tears down what connects it while another still works, and an upload may outlast every time limit.
     trainer.accelerator.wait_for_everyone()
     trainer.accelerator.end_training()
@@ -193,11 +193,13 @@ def _evaluate(trainer: ConceptTrainer, rows: RunRows) -> dict[str, float]:
     return metrics
 
 
-def _finish(trainer: ConceptTrainer, data_args: DataArguments, metrics: dict[str, float]) -> None:
+def _finish(
+    trainer: ConceptTrainer, model_args: ModelArguments, data_args: DataArguments, metrics: dict[str, float]
+) -> None:
     folder = Path(trainer.args.output_dir)
     loss_figure(trainer.state.log_history, metrics.get("eval_unigram_loss")).savefig(folder / LOSS_CURVE, dpi=120)
     table, examples = results_table(metrics), fill_masks(folder)
-    write_card(trainer, data_args, metrics, table, examples)
+    write_card(trainer, data_args, metrics, table, examples, model_args.model_name_or_path)
     finish_run(trainer.args)
     print_report(table, examples, loading_code(str(folder), has_code(trainer.model)))
 

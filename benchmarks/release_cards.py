@@ -35,7 +35,6 @@ from benchmarks.release_figures import (
     DRAWN,
     JOULES_PER_KWH,
     LENGTHS,
-    address,
     architecture_of,
     find_recipe,
     is_language_model,
@@ -43,6 +42,7 @@ from benchmarks.release_figures import (
     training_command,
     training_seconds,
 )
+from benchmarks.released import address
 from benchmarks.results import RESULTS, ROOT, Figure, read_results
 from evaluation_concept.analysis_report import HEADLINE
 from evaluation_concept.errors import exit_code
@@ -58,6 +58,15 @@ GRID = 0.4
 WIDTH = 119
 PROSE = re.compile(r"[A-Z\d]|`[^`]")
 NO_TEXTS = ("bag_of_words", "unigram")
+
+
+NOT_STATED = "not stated"
+# Of texts whose licence asks for more than attribution: in words, and by what is found in the licence.
+RESTRICTED = {
+    "not free, wholly or in part, are": "(non-free)",
+    "under the GPL, some by choice, are": "GPL-",
+    "terms are not stated for": NOT_STATED,
+}
 
 
 @dataclass(frozen=True)
@@ -84,7 +93,7 @@ DATA = {
     "sst2": Data(
         "Rotten Tomatoes (sentences of film reviews), without what SST-2's development set holds",
         "cornell-movie-review-data/rotten_tomatoes",
-        "not stated",
+        NOT_STATED,
     ),
     "hotpotqa_support": Data(
         "HotpotQA (questions and sentences of Wikipedia that answer them)", "hotpotqa/hotpot_qa", "CC BY-SA 4.0"
@@ -125,11 +134,12 @@ def sections(folder: Path, figures: Mapping[str, Figure]) -> str:
     Raises:
         ValueError, OSError: for what was not measured.
     """
-    recipe = yaml.safe_load((ROOT / find_recipe(folder)).read_text(encoding="utf-8"))
+    recipe = read_recipe(folder)
     card = ModelCard.from_template(
         ModelCardData(),
         template_path=str(TEMPLATES / "released.md"),
         base=None if is_language_model(folder) else base_of(folder).as_posix(),
+        licence=licence(folder),
         trained_weights=recipe.get("trained_weights"),
         columns=text_columns(folder),
         labels=labels(folder),
@@ -154,7 +164,37 @@ def wrapped(text: str) -> str:
 
 def base_of(folder: Path) -> Path:
     """The folder that a head was fine-tuned from."""
-    return Path(yaml.safe_load((ROOT / find_recipe(folder)).read_text(encoding="utf-8"))["model_name_or_path"])
+    return Path(read_recipe(folder)["model_name_or_path"])
+
+
+def read_recipe(folder: Path) -> dict[str, Any]:
+    """The settings that a checkpoint was trained with."""
+    return yaml.safe_load((ROOT / find_recipe(folder)).read_text(encoding="utf-8"))
+
+
+def licence(folder: Path) -> str:
+    """What the licence of a checkpoint is of, and which texts that its weights were trained on are not free."""
+    by_text = licences(folder if is_language_model(folder) else ROOT / base_of(folder))
+    kinds = {kind: [name for name, text in by_text.items() if mark in text] for kind, mark in RESTRICTED.items()}
+    named = "; ".join(f"{kind} {_listed(names)}" for kind, names in kinds.items() if names)
+    whose = ": " if is_language_model(folder) else ". Of those of the base, "
+    unstated = [DATA[task].title.partition(" (")[0] for task in tasks_of(folder) if DATA[task].licence == NOT_STATED]
+    more = f" Nothing is stated of {' and '.join(unstated)}, which this head was trained on." if unstated else ""
+    return (
+        f"The licence, {read_recipe(folder)['license']}, is of the weights and the code. It says nothing about the "
+        f"texts that the weights were trained on, which have licences of their own{whose}{named}.{more}"
+    )
+
+
+def licences(folder: Path) -> dict[str, str]:
+    """Licences of the texts that a language model was pretrained on, by text, as the recipe of the data has them."""
+    recipe = yaml.safe_load((ROOT / read_recipe(folder)["data_recipe"]).read_text(encoding="utf-8"))
+    return {name: recipe["sources"][name]["license"] for name in read(folder, "data.json")["train"]}
+
+
+def _listed(names: Sequence[str]) -> str:
+    *most, last = (f"`{name}`" for name in names)
+    return f"{', '.join(most)} and {last}" if most else last
 
 
 def tasks_of(folder: Path) -> list[str]:

@@ -33,7 +33,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification, AutoMode
 
 from benchmarks.cells import Cell, Setting, encoding_step, prepare
 from benchmarks.contenders import CONTENDERS
-from benchmarks.released import SPEECHES, heldout
+from benchmarks.released import SPEECHES, address, heldout
 from benchmarks.results import RESULTS, ROOT, Figure, current_commit, describe_device, merge_results
 from benchmarks.studies.costs import ratios
 from benchmarks.timing import Step
@@ -56,6 +56,7 @@ LENGTHS, BATCH_TOKENS = (512, 4096), 8192
 CONTROL = "modernbert_256x6"
 # What is measured over draws of masks, with units.
 DRAWN = {"loss": "nats", "accuracy": "fraction", "unigram_loss": "nats", "bag_of_words_loss": "nats"}
+DRAWN_TOKENS = 2**17
 ANALYSIS, ANALYSIS_FIGURE = "analysis_results.json", "concept_analysis.png"
 ANALYSED_ROWS, ANALYSED_LENGTH = 512, 512
 # By what is drawn of an analysis: of a language model what its loss owes to concepts, of others how these are spread.
@@ -78,11 +79,6 @@ def is_language_model(folder: Path) -> bool:
 def key_of(name: str, folder: Path) -> str:
     """What a figure of a checkpoint is called in the results file."""
     return f"{name}_{folder.name.replace('-', '_')}"
-
-
-def address(folder: Path) -> str:
-    """Where a released checkpoint lies in a clone."""
-    return f"model_cards/{folder.name}"
 
 
 def find_recipe(folder: Path) -> Path:
@@ -168,7 +164,7 @@ def _released_step(folder: Path, length: int) -> Step:
 
 def measure_masks(folder: Path, seeds: Sequence[int], command: str) -> dict[str, Figure]:
     """Held-out loss and accuracy of a language model, and losses of baselines, over draws of the masked tokens."""
-    measurement = heldout(LENGTHS[0])
+    measurement = heldout(LENGTHS[0], DRAWN_TOKENS)
     keys = {name: [f"eval_{name}"] for name in DRAWN}
     drawn = [
         replace(measurement, command=f"{measurement.command} --seed {seed}", figures=keys).run(folder.resolve(), {})

@@ -2,10 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Released folders: made of tiny runs here, and those in `model_cards/`, which all have to keep the same promises."""
 
+import argparse
 import contextlib
+import dataclasses
 import json
 import re
 import shutil
+import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -267,60 +271,145 @@ def result(value: float, metric: str = "loss") -> EvalResult:
     return EvalResult("fill-mask", "sotu", "speeches", metric, value, dataset_split="test")
 
 
-SCRIPT = """import json, os
-os.makedirs('{output}')
-json.dump(dict(a=dict(b=2.5)), open('{output}/r.json', 'w'))
-"""
 MEASUREMENT = released.Measurement(
-    f'python -c "{SCRIPT}"',
+    "python -m scripted {model} {tasks} --output {output}",
     "r.json",
     {"loss": ["a", "b"]},
     "fill-mask",
     ("sotu", "speeches"),
     "test",
+    preparation="python scripted.py --before",
+    others={"BM25": {"loss": ["other"]}},
+    note="A remark.",
 )
+PLACES = {"tasks": ""}
 
 
-def test_a_measurement_runs_its_command_and_reads_what_it_wrote(tmp_path):
-    (found,) = MEASUREMENT.run(tmp_path, {})
-    assert (found.metric_type, found.metric_value, found.dataset_name) == ("loss", 2.5, "speeches")
+@pytest.fixture
+def called(monkeypatch) -> list[list[str]]:
+    """What the commands `scripted.py` and `-m scripted` were told."""
+    calls: list[list[str]] = []
+
+    def main(arguments):
+        calls.append(arguments)
+        print("what nobody has to see")
+        if "--wrong" in arguments:
+            raise OSError("there is no package, fetch it by hand")
+        if "--unknown" in arguments:
+            argparse.ArgumentParser().parse_args(arguments)
+        if "--output" in arguments:
+            folder = Path(arguments[-1])
+            folder.mkdir(parents=True)
+            (folder / "r.json").write_text('{"a": {"b": 2.5}, "other": 3.5}', encoding="utf-8")
+
+    module = types.ModuleType("scripted")
+    module.main = main  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "scripted", module)
+    return calls
 
 
-def test_a_command_that_fails_says_why(tmp_path):
-    failing = released.Measurement("python -c 'raise SystemExit(\"no such thing\")'", "r.json", {}, "", ("", ""), "")
-    with pytest.raises(ValueError, match="failed: no such thing"):
-        failing.run(tmp_path, {})
-
-
-def test_cards_are_written_and_compared(runs, tmp_path, monkeypatch, capsys):
-    folder = tmp_path / "tiny"
-    shutil.copytree(runs["tiny"].parents[1] / "model_cards" / "tiny", folder)
+@pytest.fixture
+def measured(runs, called, tmp_path, monkeypatch) -> Path:
+    """A released folder, of which `MEASUREMENT` measures the loss 2.5."""
     monkeypatch.setattr(released, "measurements", lambda folder: [MEASUREMENT])
+    folder = tmp_path / "model_cards" / "tiny"
+    return shutil.copytree(runs["tiny"].parents[1] / "model_cards" / "tiny", folder)
+
+
+def test_a_measurement_runs_its_commands_in_this_process_and_reads_what_was_written(tmp_path, called, capsys):
+    own, other = MEASUREMENT.run(tmp_path, PLACES)
+    assert [words[:2] for words in called] == [["--before"], [str(tmp_path), "--output"]]
+    assert (own.metric_type, own.metric_name, own.metric_value, own.dataset_name) == ("loss", None, 2.5, "speeches")
+    assert (other.metric_type, other.metric_name, other.metric_value) == ("loss", "loss of BM25", 3.5)
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("flag", "reason"), [("--wrong", "there is no package, fetch it by hand"), ("--unknown", "unrecognized arguments")]
+)
+def test_a_command_that_fails_says_why(tmp_path, called, flag, reason):
+    failing = dataclasses.replace(MEASUREMENT, command=f"python scripted.py {flag}")
+    with pytest.raises(ValueError, match=f"`python scripted.py {flag}` failed: .*{reason}"):
+        failing.run(tmp_path, PLACES)
+
+
+def test_cards_are_written_and_compared(measured, tmp_path, capsys):
     results = tmp_path / "hub.json"
-    with pytest.raises(ValueError, match=r"loss on speeches is 2\.5 here and None on the card"):
-        released.main([str(folder)], results)
-    assert not results.exists()
+    tasks = ["--task_dir", "kept"]
+    with pytest.raises(ValueError, match=r"loss on speeches is 2\.5000 here and is not on the card"):
+        released.main([str(measured), *tasks], results)
     for _ in range(2):
-        released.main([str(folder), "--write_cards", "--notes", "A note."], results)
-    text = (folder / CARD).read_text(encoding="utf-8")
-    assert (text.count(released.BEGIN), text.count("- A note."), text.count("old")) == (1, 1, 0)
-    assert "| speeches | test | loss | 2.5 |" in text
-    released.main([str(folder)], results)
+        released.main([str(measured), *tasks, "--write_cards", "--notes", "A note."], results)
+    text = (measured / CARD).read_text(encoding="utf-8")
+    assert [text.count(it) for it in (released.BEGIN, "- A remark.", "- A note.", "old")] == [1, 1, 1, 0]
+    assert "| speeches | test | loss | 2.5000 |\n| speeches | test | loss of BM25 | 3.5000 |" in text
+    assert "\npython scripted.py --before\npython -m scripted model_cards/tiny --package_dir PACKAGES --output" in text
+    assert "Equal means within a tolerance (loss 0.002)" in " ".join(text.split())
+    assert str(tmp_path) not in text
+    assert [it.metric_value for it in ModelCard.load(measured / CARD).data.eval_results] == [2.5]
+    released.main([str(measured), *tasks], results)
+    assert "2.5000" in capsys.readouterr().out
+    for said, changed, wrong in (
+        ("value: 2.5", "value: 2.6", "loss on speeches is 2.5000 here and is 2.6000 on the card"),
+        ("| 3.5000 |", "| 3.6000 |", "loss of BM25 on speeches is 3.5000 here and is 3.6000 on the card"),
+    ):
+        (measured / CARD).write_text(text.replace(said, changed), encoding="utf-8")
+        assert exit_code(lambda arguments: released.main(arguments, results), [str(measured), *tasks]) == 2
+        assert wrong in capsys.readouterr().err
+
+
+def test_figures_are_recorded_only_with_cards_and_of_all_folders(measured, tmp_path):
+    results = tmp_path / "hub.json"
+    arguments = [str(measured), "--task_dir", "kept"]
+    released.main([*arguments, "--write_cards"], results)
     figures = read_results(results).figures
+    parameters = json.loads((measured / "model.safetensors.index.json").read_text())["metadata"]["total_parameters"]
     assert figures["checkpoint_heldout_loss"].value == 2.5
-    parameters = json.loads((folder / "model.safetensors.index.json").read_text())["metadata"]["total_parameters"]
     assert figures["checkpoint_parameters"].value == parameters
     assert figures["checkpoint_mb"].value * 1e6 == pytest.approx(2 * parameters, rel=0.2)
-    (folder / CARD).write_text(text.replace("value: 2.5", "value: 2.6"), encoding="utf-8")
-    assert exit_code(lambda arguments: released.main(arguments, results), [str(folder)]) == 2
-    assert "loss on speeches is 2.5 here and 2.6 on the card" in capsys.readouterr().err
+    assert figures["released_seconds"].value > 0
+    assert {figure.command for figure in figures.values()} == {
+        "python -m benchmarks.released model_cards/tiny --package_dir PACKAGES --write_cards"
+    }
+    before = results.read_bytes()
+    released.main(arguments, results)
+    assert results.read_bytes() == before
+    # Another one beside it, which is not measured.
+    other = shutil.copytree(measured, measured.parent / "other")
+    released.main([*arguments, "--write_cards"], tmp_path / "later.json")
+    later = read_results(tmp_path / "later.json").figures
+    assert later["checkpoint_mb"].value == pytest.approx(2 * figures["checkpoint_mb"].value)
+    assert "released_seconds" not in later
+    assert (other / CARD).is_file()
+
+
+def test_a_checkpoint_that_cannot_be_measured_does_not_stop_the_others(measured, tmp_path, monkeypatch, capsys):
+    results = tmp_path / "hub.json"
+    released.main([str(measured), "--task_dir", "kept", "--write_cards"], results)
+    other = shutil.copytree(measured, measured.parent / "other")
+    wrong = dataclasses.replace(MEASUREMENT, command="python scripted.py --wrong")
+    monkeypatch.setattr(released, "measurements", lambda folder: [wrong if folder.name == "other" else MEASUREMENT])
+    arguments = [str(other), str(measured), "--task_dir", "kept"]
+    assert exit_code(lambda words: released.main(words, results), arguments) == 2
+    said = capsys.readouterr()
+    assert f"{other} was not measured: `python scripted.py --wrong` failed: there is no package" in said.err
+    assert "1 of 2 checkpoints" in said.out
+
+
+def test_a_classifier_wants_its_tasks_before_anything_is_measured(measured, tmp_path, called, capsys):
+    assert exit_code(lambda words: released.main(words, tmp_path / "hub.json"), [str(measured)]) == 2
+    said = capsys.readouterr().err
+    assert "tiny: the tasks of a classifier are in packages" in said
+    assert "--package_dir" in said
+    assert "--task_dir" in said
+    assert called == []
 
 
 def test_rounding_is_no_difference():
     card = ModelCard("---\nlicense: mit\n---\n")
     card.data.eval_results = [result(2.5)]
-    assert released.compare(card, [result(2.501)]) == []
-    assert released.compare(card, [result(2.503)])
+    assert released.compare(card, [result(2.502)]) == []
+    assert released.compare(card, [result(2.5021)])
     assert released.compare(card, [result(2.5, "accuracy")])
 
 
@@ -338,7 +427,29 @@ def test_a_card_tells_lengths_apart(tmp_path):
 
 def test_each_kind_is_measured_by_commands_that_are_there(runs):
     folder = runs["tiny"].parents[1] / "model_cards"
-    kinds = {name: [item.command for item in released.measurements(folder / name)] for name in TINY}
-    assert all("run_mlm.py" in command for command in kinds["tiny"])
-    assert "--task_name sst2" in kinds["tiny-classifier"][0]
-    assert "similarity" in kinds["tiny-embedding"][0]
+    kinds = {name: [item.commands for item in released.measurements(folder / name)] for name in TINY}
+    assert all("run_mlm.py" in command for (command,) in kinds["tiny"])
+    assert "--task_name sst2" in kinds["tiny-classifier"][0][0]
+    (similarity,), (passages, retrieval) = kinds["tiny-embedding"]
+    assert "similarity" in similarity
+    assert "benchmarks.passages" in passages
+    assert "retrieval" in retrieval
+
+
+def test_a_large_task_is_cut_and_its_card_says_so():
+    whole, cut = (released.classification("vitaminc", "test", number) for number in (1500, 1501))
+    assert ("--max_eval_samples" in whole.command, "--max_eval_samples 1500 " in cut.command) == (False, True)
+    assert "only the first 1,500 examples" in cut.note
+    assert cut.dataset[1] == "vitaminc, first 1,500"
+
+
+def test_a_command_of_a_card_runs_as_it_is_typed(runs, tmp_path):
+    """One of those that are there, in this process."""
+    model = runs["tiny"].parents[1] / "model_cards" / "tiny-embedding"
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    for name in "ab":
+        (texts / f"{name}.txt").write_text("The river keeps its name from here on. " * 40, encoding="utf-8")
+    auc, of_words = released.SIMILARITY.run(model, {"texts": str(texts)})
+    assert 0 <= auc.metric_value <= 1
+    assert of_words.metric_name == "auc of TF-IDF"

@@ -27,6 +27,7 @@ LARGEST_FIGURE = 150_000
 # What a reader looks for, by the heading or the words that it is found by.
 SECTIONS = (
     "## Use",
+    "## Licence",
     "## Intended use",
     "## Limits",
     "## Results",
@@ -131,7 +132,8 @@ def test_the_other_command_leaves_the_sections_alone(folder, tmp_path):
     """`benchmarks.released` writes its own section, in whichever order the two are run."""
     copy = shutil.copytree(folder, tmp_path / folder.name)
     results = ModelCard.load(copy / CARD).data.eval_results
-    released.write_card(copy, {"python -V": results}, [])
+    measurement = released.Measurement("python -V", "r.json", {}, "fill-mask", ("sotu", "speeches"), "test")
+    released.write_card(copy, {measurement: results}, [])
     before = (copy / CARD).read_bytes()
     release_cards.main([str(copy)])
     assert (copy / CARD).read_bytes() == before
@@ -197,6 +199,37 @@ def test_heads_name_what_they_were_trained_on(folder, card):
         assert data.hub in card.data.datasets
         if (folder / "results.json").is_file():
             assert f"trained on {row.split(' | ')[1]} examples" in section(card.text, "## Results")
+
+
+def test_a_card_says_what_its_licence_is_of(folder, card):
+    text = " ".join(section(card.text, "## Licence").split())
+    assert f"The licence, {card.data.license}, is of the weights and the code." in text
+    base = folder if release_figures.is_language_model(folder) else ROOT / release_cards.base_of(folder)
+    for name, licence in release_cards.licences(base).items():
+        assert (f"`{name}`" in text) == any(mark in licence for mark in release_cards.RESTRICTED.values())
+    assert "not free, wholly or in part, are `emacs_manuals`, `gnu_manuals`, `manual_pages` and `rfc`" in text
+    assert ("Rotten Tomatoes" in text) == ("sst2" in release_cards.tasks_of(folder))
+
+
+def test_a_card_explains_what_its_tables_show(folder, card):
+    results, training = (section(card.text, name) for name in ("## Results", "## Training"))
+    assert ("Random encoder" in card.text) == ("| random encoder |" in results)
+    assert "swept" not in training
+    assert "| Length |" not in training
+    if (folder / "results.json").is_file():
+        (task,) = json.loads((folder / "results.json").read_text(encoding="utf-8"))["tasks"].values()
+        assert f"| Learning rate | {task['chosen'][0]['learning_rate']:g} (chosen by the sweep) |" in training
+
+
+def test_a_card_says_which_figures_can_be_made_again(folder, card):
+    text = " ".join(section(card.text, "## Measured again on a CPU").split())
+    assert "Equal means within a tolerance" in text
+    assert "It makes no other figure of this card again" in text
+    wanted = [command.split()[:3] for item in released.measurements(folder) for command in item.commands]
+    lines = section(card.text, "## Measured again on a CPU").splitlines()
+    assert [line.split()[:3] for line in lines if line.startswith("python ")] == wanted
+    for result in card.data.eval_results:
+        assert f"| {result.metric_type} | {result.metric_value:.4f} |" in text
 
 
 def test_making_it_again_begins_with_the_recipe_and_ends_with_the_card(folder, card):

@@ -55,6 +55,21 @@ def predictions(output: Path, task: str = "dev") -> np.ndarray:
         return arrays["model/validation"][0]
 
 
+def test_the_card_names_the_file_and_no_folder_of_this_machine(trained, bert):
+    model, _ = trained
+    card = (model / "README.md").read_text(encoding="utf-8")
+    assert f"\n`{bert.name}` (`bert`), fine-tuned on the file train.jsonl.\n" in card
+    assert "- The file train.jsonl: trained on 30 examples." in card
+    assert "base_model" not in card
+    results = (model / "results.json").read_text(encoding="utf-8")
+    assert json.loads(results)["model"] == bert.name
+    assert not any(str(bert.parent) in text for text in (card, results))
+    # Neither was asked for, so that neither is in the table.
+    assert "Bag of words" not in card
+    assert ("Random encoder" in card) == ("random encoder |" in card)
+    assert "Differences" not in card
+
+
 def test_a_checkpoint_answers_for_texts_without_labels_by_name(tmp_path, trained):
     model, files = trained
     texts = [{"text": row["text"]} for row in rows()]

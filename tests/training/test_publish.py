@@ -3,13 +3,14 @@
 """What a finished run leaves for others: model card and loss curve. How it is uploaded is in tests/hub."""
 
 import re
+import warnings
 
 import pytest
 from huggingface_hub import ModelCard
 
 from tests.training.tiny_run import train
 from training_concept.arguments import DataArguments
-from training_concept.publishing.card import LOSS_CURVE, dataset_identity, loss_figure
+from training_concept.publishing.card import LOSS_CURVE, base_name, dataset_identity, hub_base, loss_figure
 from training_concept.recipes import recipe_from_arguments
 from training_concept.report import SENTENCES, results_table
 
@@ -72,6 +73,44 @@ def test_the_loss_curve_shows_what_was_logged():
     assert lines["evaluation"] == [[2, 4.5]]
     assert {y for _, y in lines["unigram"]} == {6.5}
     assert [line.get_label() for line in loss_figure(history[:2], None).axes[0].lines] == ["training"]
+
+
+def test_a_figure_of_nothing_has_no_legend():
+    """A run of one step may log nothing, of which a legend would warn."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure = loss_figure([{"step": 1}], None)
+    assert figure.axes[0].get_legend() is None
+
+
+def test_the_card_of_a_continued_pretraining_names_what_it_continued(metrics_and_card, tmp_path):
+    _, first = metrics_and_card
+    assert "Continued from" not in first.text
+    assert first.data.base_model is None
+    train(tmp_path, max_steps=1, do_eval=False, output_dir=str(tmp_path / "base"))
+    new = dict.fromkeys(("preset", "config_overrides", "train_tokenizer_vocab_size"))
+    train(tmp_path, **new, model_name_or_path=str(tmp_path / "base"), output_dir=str(tmp_path / "more"), max_steps=1)
+    card = ModelCard.load(tmp_path / "more" / "README.md")
+    assert "Continued from `base`. What that was trained on, and the figures of its own pretraining, are" in card.text
+    assert card.data.base_model is None
+    assert not re.search(r"None|\n\n\n", card.text)
+    assert str(tmp_path) not in (tmp_path / "more" / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("base", "hub", "name"),
+    [
+        ("user/nano", "user/nano", "user/nano"),
+        ("{folder}", None, "mini"),
+        ("{folder}/", None, "mini"),
+        (None, None, None),
+    ],
+)
+def test_only_a_base_on_the_hub_is_in_the_metadata(base, hub, name, tmp_path):
+    (tmp_path / "mini").mkdir()
+    base = base and base.format(folder=tmp_path / "mini")
+    assert hub_base(base) == hub
+    assert (base and base_name(base)) == name
 
 
 @pytest.mark.parametrize(

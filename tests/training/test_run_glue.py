@@ -238,8 +238,10 @@ def test_a_sweep_chooses_inside_the_training_examples(tmp_path, checkpoint, glue
     card = ModelCard.load(tmp_path / "out" / "README.md").text
     rate = best["settings"]["learning_rate"]
     assert f"learning_rate={rate:g}, weight_decay=0 chosen on cross-validation" in card
-    assert "| Learning rate | swept, " in card
-    assert "| Weight decay | swept |" in card
+    assert f"| Learning rate | {rate:g} (chosen by the sweep) |" in card
+    assert "| Weight decay | 0 (chosen by the sweep) |" in card
+    assert "| Examples a step | " in card
+    assert "| Length |" not in card
 
 
 def test_sweeps_are_combinations():

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The model card of a run over tasks."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,16 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from configuration_concept import ConceptEncoderConfig
 from training_concept.finetuning.arguments import ClassifierArguments, FineTuningArguments
-from training_concept.finetuning.experiment import MODEL
-from training_concept.publishing.card import TEMPLATES, save_card
+from training_concept.finetuning.experiment import MODEL, RANDOM_INIT
+from training_concept.finetuning.results import BAG_OF_WORDS
+from training_concept.publishing.card import TEMPLATES, base_name, hub_base, save_card
+
+# What tables call systems, explained where they are there.
+SYSTEMS = {
+    BAG_OF_WORDS: "Bag of words: TF-IDF of single words with logistic (ridge) regression; it knows which words a text "
+    "holds, and not their order.",
+    RANDOM_INIT: "Random encoder: the same configuration and settings, with fresh weights.",
+}
 
 
 def write_task_card(
@@ -20,6 +28,7 @@ def write_task_card(
     content: Mapping[str, Any],
     table: str,
     datasets: Mapping[str, tuple[str, str | None]],
+    file: str | None = None,
 ) -> ModelCard:
     """
     Write README.md of the output folder: the table, every score as an `EvalResult`, usage and settings.
@@ -30,20 +39,26 @@ def write_task_card(
         content: of results.json.
         table: of results.
         datasets: by task, path and configuration of its data.
+        file: that the only task was read from, if it is the user's.
     """
+    base = model_args.model_name_or_path
+    titles = [f"the file {Path(file).name}"] if file else [task["title"] for task in content["tasks"].values()]
     name = args.hub_model_id or Path(args.output_dir).resolve().name
     is_concept = content["model_type"] == ConceptEncoderConfig.model_type
     card = ModelCard.from_template(
         _card_data(args, model_args, name, is_concept, content, datasets),
         template_path=str(TEMPLATES / "text_classification.md"),
         title=name,
-        base_model=model_args.model_name_or_path,
+        base_model=base_name(base) if base else None,
         model_type=content["model_type"],
-        tasks=", ".join(task["title"] for task in content["tasks"].values()),
+        is_trained=any(task["trained_on"] for task in content["tasks"].values()),
+        tasks=", ".join(titles),
         holds_model=content["holds_model"],
         trust=", trust_remote_code=True" if is_concept else "",
         results_table=table,
-        notes=_notes(content),
+        about_numbers=_about_numbers(content),
+        notes=_notes(content, titles),
+        about_systems=" ".join(text for system, text in SYSTEMS.items() if system in _systems(content)),
         settings=_settings(args, content),
     )
     save_card(card, Path(args.output_dir))
@@ -61,15 +76,13 @@ def _card_data(
     results = [
         result for task_name, task in content["tasks"].items() for result in _eval_results(task, *datasets[task_name])
     ]
-    base = model_args.model_name_or_path
     return ModelCardData(
         language=args.language,
         license=args.license,
         library_name="transformers",
         pipeline_tag="text-classification",
         tags=["encoder"] + (["concept-encoder", "custom_code"] if is_concept else []),
-        # A folder of this machine is no model that others could look at.
-        base_model=base if base and not Path(base).exists() else None,
+        base_model=hub_base(model_args.model_name_or_path),
         model_name=name,
         eval_results=results,
     )
@@ -98,10 +111,29 @@ def _metric_name(metric: str, value: Mapping[str, Any]) -> str:
     return f"{metric}, mean of {value['runs']} runs (standard deviation {value['spread']:.4f})"
 
 
-def _notes(content: Mapping[str, Any]) -> list[str]:
+def _splits(content: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [split for task in content["tasks"].values() for split in task["splits"].values()]
+
+
+def _systems(content: Mapping[str, Any]) -> set[str]:
+    """Of which there are scores."""
+    return {system for split in _splits(content) for system in split["systems"]}
+
+
+def _about_numbers(content: Mapping[str, Any]) -> str:
+    """What the numbers of the table are, of those that it has."""
+    text = "In points."
+    if any(system["spread"] is not None for split in _splits(content) for system in split["systems"].values()):
+        text += " Of several runs (seeds) the mean ± standard deviation."
+    if content.get("comparisons") or any("ahead_of_bag_of_words" in split for split in _splits(content)):
+        text += " Differences have the 95 % interval of a paired bootstrap over the scored examples."
+    return text
+
+
+def _notes(content: Mapping[str, Any], titles: Sequence[str]) -> list[str]:
     """What a reader has to know of each task to make anything of its score."""
     notes = []
-    for task in content["tasks"].values():
+    for title, task in zip(titles, content["tasks"].values(), strict=True):
         sizes = sorted(set(task["trained_on"]))
         if len(task["trained_on"]) > 1:
             trained = f"cross-validated in {len(task['trained_on'])} folds, trained on {sizes[0]:,} examples each"
@@ -110,7 +142,7 @@ def _notes(content: Mapping[str, Any]) -> list[str]:
         if task.get("started_from"):
             trained += ", from a model of MNLI"
         chosen = f"; {_chosen(task['chosen'])} chosen on {task['chosen_by']}" if task["chosen_by"] else ""
-        notes.append(f"{task['title']}: {trained}{chosen}.")
+        notes.append(f"{title[0].upper()}{title[1:]}: {trained}{chosen}.")
     return notes
 
 
@@ -121,16 +153,27 @@ def _chosen(by_fold: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _settings(args: FineTuningArguments, content: Mapping[str, Any]) -> dict[str, str]:
-    def unless_swept(field: str, text: str) -> str:
-        return "swept" if f"{field}=" in (content["sweep"] or "") else text
+    """How it was trained; where a sweep chose, what it chose, "or" between tasks and folds that differ in it."""
+    chosen: list[Mapping[str, Any]] = [settings for task in content["tasks"].values() for settings in task["chosen"]]
 
-    rows = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-    epochs = f"{unless_swept('num_train_epochs', f'{args.num_train_epochs:g}')} epochs"
-    rate = unless_swept("learning_rate", f"{args.learning_rate:g}")
+    def told(names: Sequence[str], show: Callable[..., str]) -> str:
+        values = [[settings.get(name, getattr(args, name)) for name in names] for settings in chosen or [{}]]
+        swept = any(name in settings for settings in chosen for name in names)
+        return " or ".join(dict.fromkeys(show(*some) for some in values)) + " (chosen by the sweep)" * swept
+
+    devices = args.train_batch_size // args.per_device_train_batch_size * args.world_size
+    counts_steps = args.max_steps > 0 or any("max_steps" in settings for settings in chosen)
+    batch = ("per_device_train_batch_size", "gradient_accumulation_steps")
     return {
-        "Length": f"{rows} examples a step, {f'{args.max_steps:,} steps' if args.max_steps > 0 else epochs}",
-        "Learning rate": f"{rate}, {args.lr_scheduler_type.value}, warm-up {args.warmup_steps:g}",
-        "Weight decay": unless_swept("weight_decay", f"{args.weight_decay:g}"),
+        "Examples a step": told(batch, lambda rows, steps: f"{rows * steps * devices:,}"),
+        **(
+            {"Steps": told(["max_steps"], "{:,}".format)}
+            if counts_steps
+            else {"Epochs": told(["num_train_epochs"], "{:g}".format)}
+        ),
+        "Learning rate": told(["learning_rate"], "{:g}".format),
+        "Schedule": f"{args.lr_scheduler_type.value}, warm-up {told(['warmup_steps'], '{:g}'.format)}",
+        "Weight decay": told(["weight_decay"], "{:g}".format),
         "Sweep": content["sweep"] or "none",
         "Seeds": ", ".join(map(str, content["seeds"])),
         "Precision": args.mixed_precision if args.bf16 or args.fp16 else "fp32",

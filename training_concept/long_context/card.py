@@ -13,7 +13,7 @@ from configuration_concept import ConceptEncoderConfig
 from evaluation_concept.long_context.tasks import CLASSIFICATION, GENERATIVE, Task
 from training_concept.finetuning.arguments import ClassifierArguments, FineTuningArguments
 from training_concept.long_context.results import write_run
-from training_concept.publishing.card import TEMPLATES, save_card
+from training_concept.publishing.card import TEMPLATES, base_name, hub_base, save_card
 from training_concept.publishing.pushing import push_run, target_of
 
 
@@ -56,12 +56,12 @@ def push_model(
             library_name="transformers",
             pipeline_tag="text-classification" if task.kind == CLASSIFICATION else None,
             tags=["encoder", "long-context"] + (["concept-encoder", "custom_code"] if is_concept else []),
-            base_model=base if base and not Path(base).exists() else None,
+            base_model=hub_base(base),
             model_name=name,
         ),
         template_path=str(TEMPLATES / "long_context.md"),
         title=name,
-        base_model=base,
+        base_model=base_name(base) if base else None,
         model_type=config["model_type"],
         architecture=config["architectures"][0],
         task=task.name,

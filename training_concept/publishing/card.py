@@ -51,24 +51,51 @@ def loss_figure(log_history: list[dict[str, float]], unigram_loss: float | None)
             axes.plot(*zip(*points, strict=True), style, markersize=3, label=label)
     if unigram_loss is not None:
         axes.axhline(unigram_loss, color="grey", linestyle="--", label="unigram")
-    axes.legend()
+    if axes.lines:
+        axes.legend()
     return figure
 
 
+def hub_base(base_model: str | None) -> str | None:
+    """The checkpoint that a model was made from, as metadata name it: no folder, which nobody else could look at."""
+    return base_model if base_model and not Path(base_model).expanduser().exists() else None
+
+
+def base_name(base_model: str) -> str:
+    """The same as texts name it: a folder by its own name, since where it lies is nobody else's business."""
+    return hub_base(base_model) or Path(base_model).expanduser().resolve().name
+
+
 def write_card(
-    trainer: Trainer, data_args: DataArguments, metrics: dict[str, float], table: str, examples: list[tuple[str, str]]
+    trainer: Trainer,
+    data_args: DataArguments,
+    metrics: dict[str, float],
+    table: str,
+    examples: list[tuple[str, str]],
+    base_model: str | None = None,
 ) -> ModelCard:
-    """Write the model card of a finished run as README.md of its output folder: figures, usage, settings."""
+    """
+    Write the model card of a finished run as README.md of its output folder: figures, usage, settings.
+
+    Args:
+        trainer: that trained it.
+        data_args: which texts on.
+        metrics: of training and evaluation.
+        table: of the metrics, beside those of baselines.
+        examples: sentences and how the model fills them in.
+        base_model: checkpoint whose pretraining the run continued.
+    """
     args, model = trainer.args, trainer.model
     name = trainer.hub_model_id or Path(args.output_dir).resolve().name
     concepts = _describe_concepts(model)
     rates = data_args.mlm_probability_schedule or [data_args.mlm_probability]
     card = ModelCard.from_template(
-        _card_data(args, data_args, name, metrics, bool(concepts)),
+        _card_data(args, data_args, name, metrics, bool(concepts), base_model),
         template_path=str(TEMPLATES / "masked_lm.md"),
         title=name,
         concepts=concepts,
         model_type=model.config.model_type,
+        base_model=base_name(base_model) if base_model else None,
         parameters=model.num_parameters(),
         loading_code=loading_code(name, trust_remote_code=bool(concepts)),
         example_code=_example_code(examples),
@@ -138,13 +165,13 @@ def write_embedding_card(
             library_name="sentence-transformers",
             pipeline_tag="sentence-similarity",
             tags=["sentence-transformers", "concept-encoder", "custom_code"],
-            base_model=None if Path(base_model).exists() else base_model,
+            base_model=hub_base(base_model),
             model_name=name,
             eval_results=results or None,
         ),
         template_path=str(TEMPLATES / "text_embedding.md"),
         title=name,
-        base_model=base_model,
+        base_model=base_name(base_model),
         queries=f"{task.get('queries', 0):,}",
         passages=f"{task.get('passages', 0):,}",
         results_table=table,
@@ -200,7 +227,12 @@ def dataset_identity(source: Source) -> tuple[str | None, str]:
 
 
 def _card_data(
-    args: ConceptTrainingArguments, data_args: DataArguments, name: str, metrics: dict[str, float], has_code: bool
+    args: ConceptTrainingArguments,
+    data_args: DataArguments,
+    name: str,
+    metrics: dict[str, float],
+    has_code: bool,
+    base_model: str | None,
 ) -> ModelCardData:
     identities = [dataset_identity(source) for source in recipe_from_arguments(data_args).sources]
     names = ", ".join(short_name for _, short_name in identities)
@@ -224,6 +256,7 @@ def _card_data(
         pipeline_tag="fill-mask",
         tags=["masked-lm", "encoder"] + (["concept-encoder", "custom_code"] if has_code else []),
         datasets=[hub_id for hub_id, _ in identities if hub_id] or None,
+        base_model=hub_base(base_model),
         metrics=["accuracy", "perplexity"],
         model_name=name,
         eval_results=results or None,
