@@ -13,19 +13,11 @@ from torch._dynamo.utils import counters
 from transformers import TrainerCallback
 
 from tests.training import tiny_run
-from tests.training.tiny_trainer import build, history, rows, tiny_tokenizer, trainer
+from tests.training.tiny_trainer import ONE_OF_EACH, build, history, rows, tiny_tokenizer, trainer
 from training_concept.arguments import ConceptTrainingArguments
 from training_concept.compilation import find_regions
 from training_concept.trainer import ConceptTrainer
 
-# One block of each kind, for the sake of time.
-SHAPE = {
-    "num_hidden_layers": 1,
-    "read_every": 1,
-    "num_token_layers": 1,
-    "num_interleaved_token_layers": 0,
-    "num_decoder_layers": 1,
-}
 KINDS = 8  # of parts that are compiled apart: these six, the head and the loss
 WIDTHS = {"hidden_size": 32, "num_attention_heads": 2, "local_attention": 16}
 WHOLE = {"torch_compile_backend": "eager"}
@@ -60,7 +52,7 @@ class GraphsByStep(TrainerCallback):
 
 def run_steps(folder: Path, tokenizer, name: str = "concept_encoder", **settings) -> tuple[ConceptTrainer, list[int]]:
     """6 steps of 4 rows, evaluation of 11 rows after every other step; the run and its graphs by step."""
-    shape = {} if name == "bert" else SHAPE | settings.pop("shape", {})
+    shape = {} if name == "bert" else ONE_OF_EACH | settings.pop("shape", {})
     evaluating = {"eval_strategy": "steps", "eval_steps": 2, "per_device_eval_batch_size": 4}
     steps = {"max_steps": 6, "per_device_train_batch_size": 4, "dataloader_drop_last": True}
     model = build(name, **shape)
@@ -99,7 +91,7 @@ def test_blocks_of_one_structure_share_a_graph(tmp_path, tokenizer):
 
 
 def test_regions_are_the_outermost_parts_that_a_model_names():
-    model = build(**SHAPE)
+    model = build(**ONE_OF_EACH)
     regions = find_regions(model)
     blocks = {f"model.{name}.0" for name in ("token_blocks", "reads", "layers", "writes")}
     blocks |= {"decoder.token_reads.0", "decoder.concept_reads.0"}
@@ -120,7 +112,7 @@ def test_a_model_without_names_is_compiled_as_a_whole():
 
 
 def test_liger_kernel_is_left_out_of_what_is_compiled(tmp_path, tokenizer):
-    run = trainer(build(**SHAPE), tmp_path, tokenizer, rows(8, 20, 20), use_liger_kernel=True, **REGIONS)
+    run = trainer(build(**ONE_OF_EACH), tmp_path, tokenizer, rows(8, 20, 20), use_liger_kernel=True, **REGIONS)
     assert run.model.criterion._compiled_call_impl is None
     assert run.model.head._compiled_call_impl is not None
 
@@ -139,8 +131,8 @@ def test_graph_breaks_are_errors_for_models_that_need_none(tmp_path, tokenizer, 
 
 @pytest.mark.parametrize("compiler", [WHOLE, REGIONS], ids=["whole", "regions"])
 def test_evaluation_compiles_nothing(tmp_path, tokenizer, compiler):
-    plain = trainer(build(**SHAPE), tmp_path, tokenizer, rows(11, 10, 20))
-    compiled = trainer(build(**SHAPE), tmp_path, tokenizer, rows(11, 10, 20), **compiler)
+    plain = trainer(build(**ONE_OF_EACH), tmp_path, tokenizer, rows(11, 10, 20))
+    compiled = trainer(build(**ONE_OF_EACH), tmp_path, tokenizer, rows(11, 10, 20), **compiler)
     assert compiled.evaluate()["eval_loss"] == pytest.approx(plain.evaluate()["eval_loss"], abs=1e-5)
     assert compiled.predict(compiled.eval_dataset).metrics["test_loss"] > 0
     assert graphs() == 0
@@ -181,7 +173,7 @@ def test_what_the_launcher_was_told_counts(tmp_path, monkeypatch, regions):
 
 
 def test_nothing_is_compiled_twice(tmp_path, tokenizer):
-    run = trainer(build(**SHAPE), tmp_path, tokenizer, rows(8, 20, 20), **WHOLE)
+    run = trainer(build(**ONE_OF_EACH), tmp_path, tokenizer, rows(8, 20, 20), **WHOLE)
     assert run.accelerator.state.dynamo_plugin.backend == DynamoBackend.NO
 
 
@@ -202,14 +194,16 @@ def test_settings_that_exclude_each_other_are_refused(tmp_path, settings, messag
 def test_cuda_graphs_need_rows_of_one_length(tmp_path, tokenizer):
     settings = {"torch_compile_mode": "reduce-overhead", **WHOLE}
     with pytest.raises(ValueError, match=r"--torch_compile_mode reduce-overhead replays one shape"):
-        trainer(build(**SHAPE), tmp_path, tokenizer, rows(8, 20, 20), **settings)
-    assert trainer(build(**SHAPE), tmp_path, tokenizer, rows(8, 20, 20), length=20, **settings).args.uses_cuda_graphs
+        trainer(build(**ONE_OF_EACH), tmp_path, tokenizer, rows(8, 20, 20), **settings)
+    assert trainer(
+        build(**ONE_OF_EACH), tmp_path, tokenizer, rows(8, 20, 20), length=20, **settings
+    ).args.uses_cuda_graphs
 
 
 def test_cuda_graphs_keep_their_memory_for_a_whole_step(tmp_path, tokenizer, monkeypatch):
     calls = []
     settings = {"max_steps": 3, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
-    run = trainer(build(**SHAPE), tmp_path, tokenizer, rows(12, 20, 20), length=20, **settings)
+    run = trainer(build(**ONE_OF_EACH), tmp_path, tokenizer, rows(12, 20, 20), length=20, **settings)
     monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: calls.append("begin"))
     run.model.register_forward_hook(lambda *_: calls.append("pass"))
     run.train()
@@ -228,14 +222,14 @@ def test_a_warm_up_takes_one_step_and_leaves_no_trace(tmp_path, capsys):
 def test_a_warm_up_compiles_each_stage_of_a_curriculum(tmp_path):
     settings = {"mlm_probability_schedule": [0.5, 0.3], "packing": "documents", "gradient_accumulation_steps": 2}
     settings |= {"lr_scheduler_type": "warmup_stable_decay", "warmup_steps": 10}
-    overrides = ",".join(f"{name}={value}" for name, value in (SHAPE | WIDTHS).items())
+    overrides = ",".join(f"{name}={value}" for name, value in (ONE_OF_EACH | WIDTHS).items())
     seconds = tiny_run.train(tmp_path, config_overrides=overrides, warm_up=True, **settings, **WHOLE)
     assert seconds["first_step_seconds"] < seconds["warm_up_seconds"]
     assert graphs() == 2
 
 
 def test_a_warm_up_compiles_each_share_of_nested_concepts(tmp_path):
-    overrides = ",".join(f"{name}={value}" for name, value in (SHAPE | WIDTHS).items())
+    overrides = ",".join(f"{name}={value}" for name, value in (ONE_OF_EACH | WIDTHS).items())
     tiny_run.train(tmp_path, config_overrides=overrides, objectives="nested:1", warm_up=True, **WHOLE)
     assert graphs() == 3
 

