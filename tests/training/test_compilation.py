@@ -18,18 +18,12 @@ from training_concept.arguments import ConceptTrainingArguments
 from training_concept.compilation import find_regions
 from training_concept.trainer import ConceptTrainer
 
+pytestmark = pytest.mark.usefixtures("fresh_compiler")
+
 KINDS = 8  # of parts that are compiled apart: these six, the head and the loss
 WIDTHS = {"hidden_size": 32, "num_attention_heads": 2, "local_attention": 16}
 WHOLE = {"torch_compile_backend": "eager"}
 REGIONS = WHOLE | {"torch_compile_regions": True}
-
-
-@pytest.fixture(autouse=True)
-def fresh_compiler():
-    torch._dynamo.reset()
-    counters.clear()
-    yield
-    torch._dynamo.reset()
 
 
 @pytest.fixture(scope="module")

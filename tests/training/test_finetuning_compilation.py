@@ -15,17 +15,11 @@ from tests.training.tiny_trainer import ONE_OF_EACH
 from training_concept.finetuning.arguments import FineTuningArguments
 from training_concept.finetuning.trainer import FineTuningTrainer
 
+pytestmark = pytest.mark.usefixtures("fresh_compiler")
+
 KINDS = {"concept_encoder": 6, "bert": 2}
 REGIONS = {"torch_compile_backend": "eager", "torch_compile_regions": True}
 TASK = "sst2"
-
-
-@pytest.fixture(autouse=True)
-def fresh_compiler():
-    torch._dynamo.reset()
-    counters.clear()
-    yield
-    torch._dynamo.reset()
 
 
 @pytest.fixture(scope="module")
