@@ -26,6 +26,11 @@ class SavingTrainer(PushingTrainer):
         SaveError: when it saves, if that fails, for which safetensors and PyTorch have errors of their own.
     """
 
+    def create_accelerator_and_postprocess(self) -> None:
+        """As stock. Losses are scaled by Trainer, and in transformers 5.4 once more by accelerate."""
+        super().create_accelerator_and_postprocess()
+        self.accelerator.gradient_accumulation_steps = 1
+
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         with _explained(Path(self.args.output_dir)):
             super()._save_checkpoint(*args, **kwargs)

@@ -85,6 +85,10 @@ class ConceptEncoderOutput(ModelOutput):
 @dataclass
 class ConceptMaskedLMOutput(MaskedLMOutput):
     r"""
+    loss (`torch.FloatTensor` of shape `(1,)`, *optional*):
+        Cross-entropy of the masked tokens in nats. Given with `labels`.
+    logits (`torch.FloatTensor` of shape `(batch_size, num_decoded, vocab_size)`, *optional*):
+        Scores of each word at the positions that were decoded.
     hidden_states (`tuple[torch.FloatTensor, ...]`, *optional*):
         Of the encoder's concepts, see [`ConceptEncoderOutput`].
     attentions (`tuple[torch.FloatTensor, ...]`, *optional*):
@@ -152,6 +156,10 @@ class ConceptEmbeddingOutput(ModelOutput):
 @dataclass
 class ConceptSequenceClassifierOutput(SequenceClassifierOutput):
     r"""
+    loss (`torch.FloatTensor` of shape `(1,)`, *optional*):
+        Given with `labels`.
+    logits (`torch.FloatTensor` of shape `(batch_size, num_labels)` or `(batch_size, num_documents, num_labels)`):
+        Scores of each class, or the values of a regression.
     hidden_states (`tuple[torch.FloatTensor, ...]`, *optional*):
         Of the encoder's concepts, see [`ConceptEncoderOutput`].
     attentions (`tuple[torch.FloatTensor, ...]`, *optional*):
@@ -171,6 +179,10 @@ class ConceptSequenceClassifierOutput(SequenceClassifierOutput):
 @dataclass
 class ConceptMultipleChoiceOutput(MultipleChoiceModelOutput):
     r"""
+    loss (`torch.FloatTensor` of shape `(1,)`, *optional*):
+        Given with `labels`.
+    logits (`torch.FloatTensor` of shape `(batch_size, num_choices)`):
+        Scores of each choice.
     hidden_states (`tuple[torch.FloatTensor, ...]`, *optional*):
         Of the encoder's concepts, see [`ConceptEncoderOutput`].
     attentions (`tuple[torch.FloatTensor, ...]`, *optional*):
@@ -190,6 +202,10 @@ class ConceptMultipleChoiceOutput(MultipleChoiceModelOutput):
 @dataclass
 class ConceptTokenClassifierOutput(TokenClassifierOutput):
     r"""
+    loss (`torch.FloatTensor` of shape `(1,)`, *optional*):
+        Given with `labels`.
+    logits (`torch.FloatTensor` of shape `(batch_size, sequence_length, num_labels)`):
+        Scores of each class at every position.
     hidden_states (`tuple[torch.FloatTensor, ...]`, *optional*):
         Of the encoder's concepts, see [`ConceptEncoderOutput`].
     attentions (`tuple[torch.FloatTensor, ...]`, *optional*):
@@ -209,6 +225,8 @@ class ConceptTokenClassifierOutput(TokenClassifierOutput):
 @dataclass
 class ConceptQuestionAnsweringOutput(QuestionAnsweringModelOutput):
     r"""
+    loss (`torch.FloatTensor` of shape `(1,)`, *optional*):
+        Mean of the cross-entropies of both ends in nats. Given with `start_positions` and `end_positions`.
     hidden_states (`tuple[torch.FloatTensor, ...]`, *optional*):
         Of the encoder's concepts, see [`ConceptEncoderOutput`].
     attentions (`tuple[torch.FloatTensor, ...]`, *optional*):
