@@ -17,7 +17,6 @@ import json
 import re
 import statistics
 import sys
-import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,7 +54,6 @@ BEGIN, END = "<!-- release -->", "<!-- /release -->"
 OWN = "o_proj|^head|^lm_head"
 # Assumed: kg of CO2 for a kWh.
 GRID = 0.4
-WIDTH = 119
 PROSE = re.compile(r"[A-Z\d]|`[^`]")
 NO_TEXTS = ("bag_of_words", "unigram")
 
@@ -155,10 +153,9 @@ def sections(folder: Path, figures: Mapping[str, Figure]) -> str:
 
 
 def wrapped(text: str) -> str:
-    """The same with paragraphs of prose in lines of `WIDTH`; tables, lists, code and headings as they are."""
+    """The same with paragraphs of prose wrapped; tables, lists, code and headings as they are."""
     return "\n\n".join(
-        textwrap.fill(part, WIDTH, break_long_words=False, break_on_hyphens=False) if PROSE.match(part) else part
-        for part in text.split("\n\n")
+        "\n".join(released.wrapped_lines(part)) if PROSE.match(part) else part for part in text.split("\n\n")
     )
 
 

@@ -356,18 +356,19 @@ def _section(
         "|---|---|---|---:|",
         *(f"{_row(result)} {result.metric_value:.4f} |" for result in results),
         "",
-        *_wrapped(about),
+        *wrapped_lines(about),
         "",
         "```bash",
         *(command.format(**places) for item in measured for command in item.commands),
         "```",
         "",
-        *(line for remark in remarks for line in _wrapped(remark, bullet=True)),
+        *(line for remark in remarks for line in wrapped_lines(remark, bullet=True)),
         END,
     ]
 
 
-def _wrapped(text: str, bullet: bool = False) -> list[str]:
+def wrapped_lines(text: str, bullet: bool = False) -> list[str]:
+    """Prose, or with `bullet` an item of a list, in lines of `WIDTH`."""
     first, later = ("- ", "  ") if bullet else ("", "")
     return textwrap.wrap(
         text,

@@ -105,12 +105,12 @@ def glance_table(results: Path) -> Table:
     Raises:
         ValueError: one of them is not there.
     """
+    known = {file: read_results(results / f"{file}.json").figures for file in {file for _, file, _ in AT_A_GLANCE}}
     rows = []
     for words, file, key in AT_A_GLANCE:
-        figures = read_results(results / f"{file}.json").figures
-        if key not in figures:
+        if key not in known[file]:
             raise ValueError(f"{results / file}.json has no figure {key!r}, which the table {GLANCE[1]!r} shows.")
-        figure = figures[key]
+        figure = known[file][key]
         required = REQUIRED.search(figure.note)
         device = figure.device.split(",")[0]
         rows.append([words, _value(figure), required[1] if required else "", device])
