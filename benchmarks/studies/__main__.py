@@ -98,7 +98,13 @@ def run(options: argparse.Namespace, results: Path) -> None:
     for name, reason in missing.items():
         print(f"{name}: left out, {reason}", flush=True)
     failed = run_study(
-        cells, places, options.output, side_by_side=options.side_by_side, budget=options.budget, known=known
+        cells,
+        places,
+        options.output,
+        gpus=options.gpus,
+        side_by_side=options.side_by_side,
+        budget=options.budget,
+        known=known,
     )
     if failed:
         raise ChildProcessError(f"{len(failed)} cells failed; {places.work / 'logs'} says why")
@@ -193,7 +199,8 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tasks", type=Path, required=True, help="folder that `keep` or `keep_text` wrote")
     parser.add_argument("--work", type=Path, required=True, help="folder of runs, records and logs")
     parser.add_argument("--output", type=Path, required=True, help="file that gets all records")
-    parser.add_argument("--side_by_side", type=int, default=1, help="processes (default: %(default)s)")
+    parser.add_argument("--gpus", type=int, default=1, help="to use (default: %(default)s)")
+    parser.add_argument("--side_by_side", type=int, default=1, help="processes on each (default: %(default)s)")
     parser.add_argument("--budget", type=float, default=0, help="seconds after which all is ended; 0 is no limit")
     parser.add_argument("--known", type=Path, nargs="+", default=[], help="records whose cells are not run again")
     parser.add_argument("--commit", help="of the code, where there is no git")

@@ -3,13 +3,17 @@
 """Hands the cells of a study to processes that share a machine, until all are done or the time is over."""
 
 import multiprocessing
+import os
 import time
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+from benchmarks.ladder.scheduler import visible_gpu
 from benchmarks.studies.cells import Cell
 from benchmarks.studies.records import Record, read_records, write_records
 from benchmarks.studies.worker import Places, work
@@ -17,14 +21,16 @@ from benchmarks.studies.worker import Places, work
 POLL_SECONDS = 1.0
 LAST_LINES = 3
 PATIENCE_SECONDS = 10.0
+GPU_VARIABLE = "CUDA_VISIBLE_DEVICES"
 
 
 @dataclass
 class Slot:
-    """A process and what it is at."""
+    """A process, the GPU that it sees, and what it is at."""
 
     process: BaseProcess
     connection: Connection
+    gpu: int
     cell: Cell | None = None
     begun: float = 0.0
 
@@ -90,6 +96,7 @@ def run_study(
     places: Places,
     output: Path,
     *,
+    gpus: int = 1,
     side_by_side: int = 1,
     budget: float = 0.0,
     known: Mapping[str, Record] | None = None,
@@ -101,13 +108,19 @@ def run_study(
         cells: of the study, in the order in which they are begun.
         places: on this machine.
         output: file that gets all records.
-        side_by_side: processes that share the machine.
+        gpus: how many there are; without a GPU, groups of processes.
+        side_by_side: processes that share each of them.
         budget: seconds after which what runs is ended; its finished trainings stay. 0 is no limit.
         known: records of other machines, whose cells are not run again.
 
     Returns:
         Names of cells that failed.
+
+    Raises:
+        ValueError: more GPUs than this process is allowed.
     """
+    for gpu in range(gpus):
+        visible_gpu(gpu)
     places.record_folder.mkdir(parents=True, exist_ok=True)
     done = {cell.name for cell in cells if _is_done(cell, places, known or {})}
     study = Study([cell for cell in cells if cell.name not in done], places, output, done)
@@ -115,7 +128,7 @@ def run_study(
     print(f"{len(study.waiting)} cells to do, {len(done)} are done", flush=True)
     deadline = time.monotonic() + budget if budget else float("inf")
     try:
-        while _step(study, side_by_side):
+        while _step(study, gpus, side_by_side):
             if time.monotonic() > deadline:
                 left = [slot.cell.name for slot in study.slots if slot.cell]
                 print(
@@ -128,14 +141,15 @@ def run_study(
     return study.failed
 
 
-def _step(study: Study, side_by_side: int) -> bool:
+def _step(study: Study, gpus: int, side_by_side: int) -> bool:
     """Fill free slots and wait a moment. Returns whether anything is at work."""
     study.slots = [slot for slot in study.slots if slot.process.is_alive() or slot.cell]
     for slot in study.slots:
         if slot.cell is None and (cell := study.next_cell()):
             _hand_over(study, slot, cell)
-    while len(study.slots) < side_by_side and (cell := study.next_cell()):
-        study.slots.append(_start(study.places))
+    while len(study.slots) < gpus * side_by_side and (cell := study.next_cell()):
+        taken = Counter(slot.gpu for slot in study.slots)
+        study.slots.append(_start(study.places, min(range(gpus), key=lambda gpu: taken[gpu])))
         _hand_over(study, study.slots[-1], cell)
     busy = {slot.connection: slot for slot in study.slots if slot.cell}
     for ready in wait(list(busy), timeout=POLL_SECONDS) if busy else []:
@@ -148,14 +162,30 @@ def _step(study: Study, side_by_side: int) -> bool:
     return bool(busy)
 
 
-def _start(places: Places) -> Slot:
+def _start(places: Places, gpu: int) -> Slot:
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
     process = context.Process(target=work, args=(there, places))
-    process.start()
+    # Set before it starts: libraries that it imports may look for GPUs, and what they see stays.
+    with _variable(GPU_VARIABLE, visible_gpu(gpu)):
+        process.start()
     # Only the process has its end then, and its death is the end of the connection.
     there.close()
-    return Slot(process, here)
+    return Slot(process, here, gpu)
+
+
+@contextmanager
+def _variable(name: str, value: str) -> Iterator[None]:
+    """An environment variable is so, for processes that are started meanwhile."""
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 def _end(slot: Slot) -> None:

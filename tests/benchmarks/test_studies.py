@@ -2,6 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Studies of fine-tuning: cells of a file, processes that run them, records, and what is left to do."""
 
+import json
+import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ import torch
 import yaml
 
 from benchmarks.studies import __main__ as command
+from benchmarks.studies import scheduler
 from benchmarks.studies.cells import Cell, as_flags, read_study, resolve
 from benchmarks.studies.records import Predictions, make_record, read_records, write_records
 from benchmarks.studies.scheduler import run_study
@@ -173,6 +177,29 @@ def test_a_cell_waits_for_the_one_that_it_reads(tmp_path):
     )
     assert cell.needs == {"early-ours"}
     assert cell.needs_models == set()
+
+
+def tell_gpu(connection, places):
+    """In place of `work`: leaves as a record which GPU this process was to see, and waits for all others."""
+    while (cell := connection.recv()) is not None:
+        places.record(cell).write_text(json.dumps({"gpu": os.environ["CUDA_VISIBLE_DEVICES"]}), encoding="utf-8")
+        while len(list(places.record_folder.iterdir())) < 4:
+            time.sleep(0.05)
+        connection.send(None)
+
+
+def test_processes_share_out_the_gpus(tmp_path, monkeypatch):
+    monkeypatch.setattr(scheduler, "work", tell_gpu)
+    monkeypatch.setattr(scheduler.Study, "gather", lambda study: None)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
+    cells = [Cell("main", "ours", "", f"task_{number}", "run_glue", {}) for number in range(4)]
+    places = Places(tmp_path, tmp_path, tmp_path / "work")
+    assert run_study(cells, places, tmp_path / "out.jsonl", gpus=2, side_by_side=2) == set()
+    seen = [json.loads(path.read_text(encoding="utf-8"))["gpu"] for path in places.record_folder.iterdir()]
+    assert sorted(seen) == ["4", "4", "6", "6"]
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "4,6"
+    with pytest.raises(ValueError, match="allows 2 GPUs"):
+        run_study(cells, places, tmp_path / "out.jsonl", gpus=3)
 
 
 def test_a_lost_cell_drops_those_that_read_it(places, tmp_path, capsys):
