@@ -24,7 +24,7 @@ on_kernels = pytest.mark.skipif(
     reason="no Triton, or a CPU without its interpreter",
 )
 # `wrap_triton` takes no function of the interpreter before.
-WRAPS_INTERPRETED = Version(torch.__version__) >= Version("2.12")
+WRAPS_INTERPRETED = Version(torch.__version__) >= Version("2.13")
 on_gpu = pytest.mark.skipif(not (kernels.HAS_TRITON and DEVICE == "cuda"), reason="no Triton, or no GPU")
 
 
