@@ -32,7 +32,7 @@ from benchmarks.cells import COMPILES, Cell, Measurement, Setting, describe, mea
 from benchmarks.contenders import CONTENDERS, MODES, REFERENCE, Contender
 from benchmarks.first_step import measure_first_steps
 from benchmarks.results import RESULTS, ROOT, current_commit, describe_device, read_results
-from benchmarks.scaling import measure_scaling
+from benchmarks.scaling import GRADIENTS, measure_scaling
 from benchmarks.speed_figures import merge_records
 from benchmarks.timing import current_device, measure_ceilings
 from evaluation_concept.errors import exit_code
@@ -206,6 +206,9 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     ddp.add_argument("--length", type=int, default=1024, help="tokens of a document (default: %(default)s)")
     ddp.add_argument("--attention", default="varlen", help="(default: %(default)s)")
     ddp.add_argument("--compile", default="regions", choices=COMPILES, help="(default: %(default)s)")
+    ddp.add_argument(
+        "--gradients", default="float32", choices=GRADIENTS, help="as they are sent (default: %(default)s)"
+    )
     ddp.set_defaults(run=measure_ddp)
 
     plot = commands.add_parser("plot", help="draw the tables of the results file")

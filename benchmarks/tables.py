@@ -26,10 +26,22 @@ FIGURES = "figures"
 GLANCE = "all", "glance"
 # What a reader wants to know first: in words, and file and key of its figure.
 AT_A_GLANCE = (
-    ("masked-word loss in nats less that of a BERT-shaped control, 512 tokens", "ladder", "hybrid_512_minus_bert"),
-    ("the same of the bottleneck, whose decoder sees concepts only", "ladder", "bottleneck_512_minus_bert"),
-    ("less that of a ModernBERT-shaped control, 4,096 tokens", "ladder", "hybrid_4096_minus_modernbert"),
-    ("the same at 8,192 tokens", "ladder", "hybrid_8192_minus_modernbert"),
+    ("nine classification tasks, average in points", "glue", "average_ours"),
+    ("the same of a BERT-shaped control", "glue", "average_bert_shaped"),
+    ("the same of a bag of words", "glue", "average_bag_of_words"),
+    ("telling a wrong order of words, accuracy (bag of words: 50)", "glue", "swap_detection"),
+    (
+        "masked-word loss in nats less that of a BERT-shaped control, 512 tokens, 40 s",
+        "ladder",
+        "hybrid_512_minus_bert",
+    ),
+    ("the same after 240 s", "ladder", "hybrid_512_minus_bert_longest"),
+    ("of the bottleneck, whose decoder sees concepts only, 40 s", "ladder", "bottleneck_512_minus_bert"),
+    ("the same after 240 s", "ladder", "bottleneck_512_minus_bert_longest"),
+    ("less that of a ModernBERT-shaped control, 4,096 tokens, 40 s", "ladder", "hybrid_4096_minus_modernbert"),
+    ("the same after 80 s", "ladder", "hybrid_4096_minus_modernbert_longest"),
+    ("8,192 tokens, 40 s", "ladder", "hybrid_8192_minus_modernbert"),
+    ("the same after 80 s", "ladder", "hybrid_8192_minus_modernbert_longest"),
     ("training speed over ModernBERT-base's, 512 tokens", "speed", "train_x_modernbert_512"),
     ("the same at 8,192 tokens", "speed", "train_x_modernbert_8192"),
     ("its memory over ModernBERT-base's, 8,192 tokens", "speed", "train_memory_x_modernbert_8192"),

@@ -198,9 +198,13 @@ def test_three_seeds_on_the_test_split_answer_before_one_of_a_longer_contest(tmp
     for number, content in enumerate([*finals, record("hybrid", 2.9), record("bert", 3.0)]):
         (tmp_path / f"{number}.json").write_text(json.dumps(content), encoding="utf-8")
     outcomes = read_runs([tmp_path])[0]
-    figure = figures(outcomes)["hybrid_512_minus_bert"]
+    found = figures(outcomes)
+    figure, longest = found["hybrid_512_minus_bert"], found["hybrid_512_minus_bert_longest"]
     assert (figure.value, figure.runs) == (pytest.approx(-0.5), 3)
     assert figure.note.startswith("test loss")
+    # What a longer training makes of it stands beside it.
+    assert (longest.value, longest.runs) == (pytest.approx(-0.1), 1)
+    assert "80s" in longest.note
     table = differences_table(outcomes)
     places = [table.columns.index(it) for it in ("contest", "split", "seeds", "less it")]
     shown = [[row[place] for place in places] for row in table.rows]

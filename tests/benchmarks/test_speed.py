@@ -277,3 +277,12 @@ def test_a_first_step_finds_nothing_compiled(tmp_path, capsys):
     )
     assert "is not empty" in capsys.readouterr().err
     assert not (tmp_path / "first.json").exists()
+
+
+def test_processes_time_their_steps_and_what_they_send():
+    case = {"contender": "mini", "length": 32, "attention": "sdpa", "compile": "none", "tokens": 64}
+    case |= {"dtype": "float32", "steps": 1, "repeats": 2, "gradients": "float32"}
+    entry = run_processes(case, 2)
+    assert entry["tokens"] == 2 * 64
+    assert len(entry["seconds"]) == len(entry["all_reduce_seconds"]) == 2
+    assert min(*entry["seconds"], *entry["all_reduce_seconds"]) > 0
