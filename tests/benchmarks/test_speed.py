@@ -13,6 +13,7 @@ from benchmarks import cells, speed
 from benchmarks.cells import Cell, Measurement, Setting, describe, measure_cell
 from benchmarks.contenders import CONTENDERS, REFERENCE, with_shape
 from benchmarks.results import read_results
+from benchmarks.scaling import run_processes
 from benchmarks.timing import measure_ceilings, time_limit, time_steps
 from benchmarks.workload import make_documents
 from evaluation_concept.errors import exit_code
