@@ -48,7 +48,7 @@ test-matrix:  ## run both suites on other versions of transformers and PyTorch, 
 	for pair in $(MATRIX); do \
 		transformers=$${pair%/*}; torch=$${pair#*/}; \
 		$(MAKE) test test-peer VENV=.venv-$${transformers:-newest}-$${torch:-newest} \
-			TORCH_INSTALL="'torch$${torch:+==$$torch.*}' 'transformers$${transformers:+==$$transformers.*}' $(CPU_INDEX)" \
+			TORCH_INSTALL="'torch$${torch:+==$$torch.*}' 'transformers$${transformers:+==$$transformers.*}' \$$(CPU_INDEX)" \
 			|| exit 1; \
 	done
 
