@@ -3,7 +3,8 @@
 """What comes of the study of long documents, for benchmarks/results/long_context.json."""
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from benchmarks.results import Figure, Table
@@ -122,28 +123,34 @@ def _listops(scores: Scores) -> dict[str, Figure]:
 
 def _listops_table(scores: Scores, records: Sequence[Record]) -> Table:
     rows = []
-    for record in records:
-        who = Who("", LISTOPS, record["model"], record["variant"])
-        if points := scores.points(who, LIST_OPERATIONS):
-            start = record["variant"].replace("_", "-")
-            rows.append([record["model"].replace("_", "-"), start, points_cell(points), *_cost(record)[1:]])
+    for who, task in _rows(LISTOPS, records):
+        if points := scores.points(who, task):
+            names = (name.replace("_", "-") for name in (who.model, who.variant))
+            rows.append([*names, points_cell(points), *_cost(scores.record(who, task))[1:]])
     columns = ["model", "start", "accuracy", "seconds of training", "seconds an expression", "GiB of training"]
     return Table(LISTOPS, columns, rows, "Points; mean ± standard deviation (seeds).")
 
 
-def _needle_points(scores: Scores, record: Record) -> dict[int, list[float]]:
+def _rows(group: str, records: Iterable[Record]) -> list[tuple[Who, str]]:
+    """Each model, variant and task of a group once, whatever its seeds."""
+    return list(dict.fromkeys((Who("", group, it["model"], it["variant"]), it["task"]) for it in records))
+
+
+def _needle_points(scores: Scores, who: Who, task: str) -> dict[int, list[float]]:
     """Scores of all runs by length of the documents."""
-    who = Who("", NEEDLE, record["model"], record["variant"])
-    shorter = record["results"].get("by_length", {})
-    found = {int(length): list(it["scores"]) for length, it in shorter.items()}
-    return found | {int(_flag(record, "max_seq_length")): scores.points(who, record["task"])}
+    found: dict[int, list[float]] = defaultdict(list)
+    for record in scores.records(who, [task]):
+        for length, shorter in record["results"].get("by_length", {}).items():
+            found[int(length)] += shorter["scores"]
+    last = scores.record(who, task)
+    return found | ({int(_flag(last, "max_seq_length")): scores.points(who, task)} if last else {})
 
 
 def _needles(scores: Scores) -> dict[str, Figure]:
     """The worse of both tasks at each length."""
     who = Who("ours", NEEDLE, "ours")
     records = scores.records(who, NEEDLES)
-    by_task = {record["task"]: _needle_points(scores, record) for record in records}
+    by_task = {task: _needle_points(scores, who, task) for task in NEEDLES}
     found = {}
     for length, required in NEEDLE_TARGETS.items():
         points = {task: lengths[length] for task, lengths in by_task.items() if length in lengths}
@@ -158,13 +165,12 @@ def _needles(scores: Scores) -> dict[str, Figure]:
 
 def _needle_table(scores: Scores, records: Sequence[Record]) -> Table:
     """A row for each model and task, a column for each length."""
-    by_row = [(record, _needle_points(scores, record)) for record in records]
-    lengths = sorted({length for _, points in by_row for length in points})
+    by_row = {(who, task): _needle_points(scores, who, task) for who, task in _rows(NEEDLE, records)}
+    lengths = sorted({length for points in by_row.values() for length in points})
     rows = []
-    for record, points in by_row:
-        name = " ".join(filter(None, (record["model"], record["variant"]))).replace("_", "-")
-        cells = [points_cell(points.get(length, [])) for length in lengths]
-        rows.append([name, f"`{record['task']}`", *cells])
+    for (who, task), points in by_row.items():
+        name = " ".join(filter(None, (who.model, who.variant))).replace("_", "-")
+        rows.append([name, f"`{task}`", *(points_cell(points.get(length, [])) for length in lengths)])
     note = "Points; mean ± standard deviation (seeds). One training goes through all lengths and is scored at each."
     return Table(NEEDLE, ["model", "task", *(_label(length) for length in lengths)], rows, note)
 

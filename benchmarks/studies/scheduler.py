@@ -21,7 +21,7 @@ from benchmarks.studies.worker import Places, work
 POLL_SECONDS = 1.0
 LAST_LINES = 3
 PATIENCE_SECONDS = 10.0
-GPU_VARIABLE = "CUDA_VISIBLE_DEVICES"
+GPU_VARIABLE, THREADS_VARIABLE = "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS"
 
 
 @dataclass
@@ -149,7 +149,8 @@ def _step(study: Study, gpus: int, side_by_side: int) -> bool:
             _hand_over(study, slot, cell)
     while len(study.slots) < gpus * side_by_side and (cell := study.next_cell()):
         taken = Counter(slot.gpu for slot in study.slots)
-        study.slots.append(_start(study.places, min(range(gpus), key=lambda gpu: taken[gpu])))
+        gpu = min(range(gpus), key=lambda gpu: taken[gpu])
+        study.slots.append(_start(study.places, gpu, _threads(gpus * side_by_side)))
         _hand_over(study, study.slots[-1], cell)
     busy = {slot.connection: slot for slot in study.slots if slot.cell}
     for ready in wait(list(busy), timeout=POLL_SECONDS) if busy else []:
@@ -162,12 +163,17 @@ def _step(study: Study, gpus: int, side_by_side: int) -> bool:
     return bool(busy)
 
 
-def _start(places: Places, gpu: int) -> Slot:
+def _threads(processes: int) -> str:
+    """Of each of so many processes: what was asked for, else its share of the cores."""
+    return os.environ.get(THREADS_VARIABLE) or str(max((os.cpu_count() or 1) // processes, 1))
+
+
+def _start(places: Places, gpu: int, threads: str) -> Slot:
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
     process = context.Process(target=work, args=(there, places))
-    # Set before it starts: libraries that it imports may look for GPUs, and what they see stays.
-    with _variable(GPU_VARIABLE, visible_gpu(gpu)):
+    # Set before it starts: libraries that it imports may look for GPUs and cores, and what they see stays.
+    with _variables({GPU_VARIABLE: visible_gpu(gpu), THREADS_VARIABLE: threads}):
         process.start()
     # Only the process has its end then, and its death is the end of the connection.
     there.close()
@@ -175,17 +181,15 @@ def _start(places: Places, gpu: int) -> Slot:
 
 
 @contextmanager
-def _variable(name: str, value: str) -> Iterator[None]:
-    """An environment variable is so, for processes that are started meanwhile."""
-    before = os.environ.get(name)
-    os.environ[name] = value
+def _variables(values: Mapping[str, str]) -> Iterator[None]:
+    """Environment variables are so, for processes that are started meanwhile."""
+    before = dict(os.environ)
+    os.environ.update(values)
     try:
         yield
     finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def _end(slot: Slot) -> None:

@@ -3,6 +3,7 @@
 """Scores of records, in points, and by how much one system is ahead of another on the same examples."""
 
 import statistics
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -50,26 +51,38 @@ class Scores:
 
     def __init__(self, records: Mapping[str, Record], metrics: Mapping[str, str], study: str) -> None:
         self.metrics, self.study = metrics, study
-        self._records = {(it["group"], it["model"], it["variant"], it["task"]): it for it in records.values()}
+        self._records: dict[tuple[str, str, str, str], list[Record]] = defaultdict(list)
+        for record in sorted(records.values(), key=lambda it: it.get("seed", 0)):
+            self._records[record["group"], record["model"], record["variant"], record["task"]].append(record)
         self._unpacked: dict[str, Predictions] = {}
 
     def record(self, who: Who, task: str) -> Record | None:
-        """Of a task, if it was run."""
-        return self._records.get((who.group, who.model, who.variant, task))
+        """Of a task, if it was run; that of the first seed where each has its own."""
+        return next(iter(self.records(who, [task])), None)
 
     def records(self, who: Who, tasks: Iterable[str]) -> list[Record]:
-        """Of all tasks that were run."""
-        return [record for record in (self.record(who, task) for task in tasks) if record]
+        """Of all tasks that were run, seed by seed."""
+        return [it for task in tasks for it in self._records.get((who.group, who.model, who.variant, task), [])]
 
     def predictions(self, who: Who, task: str) -> tuple[np.ndarray, np.ndarray] | None:
-        """Predictions `[runs, n]` and what is right `[n]`; `None` if it was not run."""
-        record = self.record(who, task)
-        if record is None or record["predictions"] is None:
+        """
+        Predictions `[runs, n]` and what is right `[n]`; `None` if it was not run.
+
+        Raises:
+            ValueError: seeds that have a record each were scored on other examples.
+        """
+        packed = [self._unpack(record) for record in self.records(who, [task]) if record["predictions"] is not None]
+        found = [each for each in packed if who.system in each.systems]
+        if not found:
             return None
+        if not all(_same(each.references, found[0].references) for each in found):
+            raise ValueError(f"{task}: seeds of {who.title} were not scored on the same examples")
+        return np.concatenate([each.systems[who.system] for each in found]), found[0].references
+
+    def _unpack(self, record: Record) -> Predictions:
         if record["cell"] not in self._unpacked:
             self._unpacked[record["cell"]] = Predictions.unpack(record["predictions"])
-        found = self._unpacked[record["cell"]]
-        return (found.systems[who.system], found.references) if who.system in found.systems else None
+        return self._unpacked[record["cell"]]
 
     def points(self, who: Who, task: str) -> list[float]:
         """Scores of all runs; none if it was not run."""

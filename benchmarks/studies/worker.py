@@ -5,6 +5,7 @@
 import gc
 import importlib
 import json
+import multiprocessing
 import os
 import time
 import traceback
@@ -66,6 +67,8 @@ class Places:
 
 def work(connection: Connection, places: Places) -> None:
     """Run the cells that come, until `None` does; answer each with `None`. One that fails ends the process."""
+    # A spawned process would spawn its own, too: workers of a loader that import everything anew at every epoch.
+    multiprocessing.set_start_method(None, force=True)
     while (cell := connection.recv()) is not None:
         with _output_to(places.log(cell)):
             try:

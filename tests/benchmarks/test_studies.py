@@ -3,6 +3,7 @@
 """Studies of fine-tuning: cells of a file, processes that run them, records, and what is left to do."""
 
 import json
+import multiprocessing
 import os
 import time
 from pathlib import Path
@@ -200,6 +201,16 @@ def test_processes_share_out_the_gpus(tmp_path, monkeypatch):
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "4,6"
     with pytest.raises(ValueError, match="allows 2 GPUs"):
         run_study(cells, places, tmp_path / "out.jsonl", gpus=3)
+
+
+def test_a_process_starts_others_as_this_platform_does(tmp_path, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    places = Places(tmp_path, tmp_path, tmp_path / "work")
+    cells = [Cell("main", "ours", "", "", "tests.benchmarks.start_method", {})]
+    assert run_study(cells, places, tmp_path / "out.jsonl", side_by_side=2) == set()
+    found = read_records([tmp_path / "out.jsonl"])["main-ours"]["results"]
+    assert found["start_method"] == multiprocessing.get_start_method()
+    assert int(found["threads"]) == max((os.cpu_count() or 1) // 2, 1)
 
 
 def test_a_lost_cell_drops_those_that_read_it(places, tmp_path, capsys):

@@ -87,7 +87,7 @@ def results(loss: float, rank: float = 0.3, order: float = 0.6, likeness: float 
         "tokens": 4_000_000,
         "seconds_per_step": pace,
         "mlm_loss": loss,
-        "geometry": dict.fromkeys((*concepts.GEOMETRY, *concepts.SLOTS), 0) | {"entropy_rank_share": rank},
+        "geometry": dict.fromkeys((*concepts.GEOMETRY, *concepts.SLOTS), rank),
         "order": {"paired_accuracy": order, "single_accuracy": 0.5, "num_pairs": 100},
         "similarity": {"neighbours": kinds, "paraphrases": kinds},
         "tfidf": {"neighbours": 0.8, "paraphrases": 0.75},
@@ -210,6 +210,14 @@ def test_a_weight_is_chosen_by_what_it_costs_and_then_by_rank(tmp_path, losses, 
     assert len(missing) == 8
 
 
+def test_a_high_rank_of_what_does_not_depend_on_the_text_is_not_chosen():
+    cell = Cell("sweep", "hybrid", "vicreg", "", "benchmarks.studies.pretraining", {}, 11)
+    noise, true = results(4.0, 0.9), results(4.0, 0.5)
+    noise["geometry"]["input_share"] = 0.1
+    by_weight = {1.0: [record(cell, noise)], 0.1: [record(cell, true)]}
+    assert concepts.choose_weight([record(cell, results(4.0))], by_weight) == 0.1
+
+
 def test_a_weight_is_not_chosen_without_records(tmp_path):
     study = read_study(write_study(tmp_path))
     _, missing = settled(group(study, "main"), study, timed(study))
@@ -259,6 +267,17 @@ def test_figures_are_of_the_best_that_costs_little_paired_by_seed(records):
     assert "bottleneck, mlm" in figures["order_probe"].note
     assert figures["zero_shot_similarity"].value == pytest.approx(0.9)
     assert figures["zero_shot_similarity"].device == DEVICE
+
+
+def test_the_figure_says_what_mlm_alone_and_random_weights_have(records):
+    untrained = main_record("untrained", 1, results(9.0, 0.75), group="untrained")
+    ready = record(Cell("prepare", "hybrid", "", "", "benchmarks.studies.pretraining", {}), results(9.0))
+    figures, tables = concepts.summarise(records | {each["cell"]: each for each in (untrained, ready)})
+    note = figures["entropy_rank_share_512"].note
+    assert "vicreg (0.1) 0.550, 0.500" in note
+    assert "untrained 0.750, 0.500" in note
+    assert "mlm 0.300, 0.500" in note
+    assert len({table.name: table for table in tables}["hybrid_concepts"].rows) == 5
 
 
 def test_where_all_cost_too_much_the_figure_is_of_the_one_that_costs_least(records):

@@ -136,6 +136,29 @@ def test_figures_of_long_documents():
     assert by_name["needle"].columns == ["model", "task", "4K", "16K", "64K"]
 
 
+def test_seeds_with_a_record_each_are_as_seeds_of_one_record():
+    def needles(predicted: np.ndarray, seeds: list[int | None], right: np.ndarray = RIGHT) -> list[Record]:
+        made = []
+        for task in ("ruler_needle", "ruler_multi_key"):
+            told = "needle", "ours", "", task, "run_long_context", {"max_seq_length": 65536}
+            cells = (Cell(*told, seed) for seed in seeds)
+            for cell, runs in zip(cells, np.split(predicted, len(seeds)), strict=True):
+                shorter = {"4096": {"scores": [float(np.mean(run == RIGHT)) * 50 for run in runs]}}
+                made.append(make_record(cell, RESULTS | {"by_length": shorter}, Predictions(right, {"model": runs})))
+        return made
+
+    runs = predicting(8, 10, 30)
+    (one, _), (each, tables) = (long_context.summarise(by_cell(needles(runs, seeds))) for seeds in ([None], [3, 1, 2]))
+    assert one.keys() == each.keys() >= {"needle_4k", "needle_64k"}
+    for key in ("needle_4k", "needle_64k"):
+        assert each[key].value == pytest.approx(one[key].value)
+        assert (each[key].spread, each[key].runs) == (pytest.approx(one[key].spread), 3)
+    assert len({table.name: table for table in tables}["needle"].rows) == 2
+    others = needles(runs, [1, 2, 3])[:2] + needles(runs, [1, 2, 3], 1 - RIGHT)[2:]
+    with pytest.raises(ValueError, match="same examples"):
+        long_context.summarise(by_cell(others))
+
+
 def test_costs_are_measured_and_collected(tmp_path, monkeypatch):
     # However slow this machine happens to be.
     monkeypatch.setattr(costs, "KEPT_RATE", 0.0)
