@@ -317,6 +317,12 @@ class ScriptTrainingArguments(TrainingArguments):
         super().__post_init__()
         if self.torch_compile:
             self._check_compiler()
+        if self.n_gpu > 1:
+            # Stock would wrap the model in DataParallel, and batches would silently be so many times as large.
+            raise ValueError(
+                f"This process sees {self.n_gpu} GPUs: start one for each (accelerate launch --num_processes "
+                f"{self.n_gpu} ...), or choose a GPU (CUDA_VISIBLE_DEVICES=0)."
+            )
 
     @property
     def runs_on_cpu(self) -> bool:

@@ -14,6 +14,8 @@ from torch.optim.adamw import adamw
 from transformers import TrainingArguments
 from transformers.training_args import OptimizerNames
 
+from training_concept.arguments import computes_in_bf16
+
 # Of the quintic iteration (https://kellerjordan.github.io/posts/muon/); PyTorch's own Muon has the same.
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 # What a step of AdamW is like in root mean square, so that one learning rate serves both (arXiv 2502.16982).
@@ -145,18 +147,20 @@ def in_parts(matrices: torch.Tensor) -> torch.Tensor:
 def orthogonalised(matrices: torch.Tensor, iterations: int) -> torch.Tensor:
     """
     Roughly the nearest matrix with orthonormal rows (or columns, where these are fewer) to each of `matrices`, by the
-    Newton-Schulz iteration in bfloat16: singular values come to lie between about .7 and 1.2.
+    Newton-Schulz iteration in bfloat16: singular values come to lie between about .7 and 1.2. Devices that would
+    convert bfloat16 at every product, which takes ten times as long, iterate in float32.
 
     Args:
         matrices: `[..., rows, columns]`.
         iterations: how often.
 
     Returns:
-        `[..., rows, columns]` in bfloat16.
+        `[..., rows, columns]` in the dtype of the iteration.
     """
     a, b, c = COEFFICIENTS
     tall = matrices.shape[-2] > matrices.shape[-1]
-    result = (matrices.mT if tall else matrices).bfloat16()
+    dtype = torch.bfloat16 if computes_in_bf16(on_cpu=matrices.device.type == "cpu") else torch.float32
+    result = (matrices.mT if tall else matrices).to(dtype)
     result = result / torch.linalg.matrix_norm(result, keepdim=True).clamp(min=1e-7)
     for _ in range(iterations):
         gram = result @ result.mT

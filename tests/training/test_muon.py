@@ -46,7 +46,7 @@ def test_it_steps_as_the_optimizers_of_pytorch_do():
         muon.step()
         adamw.step()
     for mine, other, begun in zip(ours, theirs, start, strict=True):
-        # Both orthogonalise in bfloat16, in another order of operations.
+        # PyTorch orthogonalises in bfloat16, ours too where that is in hardware, in another order of operations.
         assert (mine - other).norm() < 0.02 * (other - begun).norm()
     assert torch.equal(ours[-1], theirs[-1])
 
@@ -68,6 +68,13 @@ def test_singular_values_come_near_to_1(shape):
     # Random square matrices have singular values near 0, which grow 3.4-fold in an iteration.
     assert values.max() < 1.3
     assert values.median() > 0.6
+
+
+@pytest.mark.parametrize(("native", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_it_iterates_in_what_the_processor_multiplies(monkeypatch, native, dtype):
+    for check in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.setattr(torch.cpu, check, lambda: native)
+    assert orthogonalised(torch.eye(4)[None], 1).dtype == dtype
 
 
 def test_matrices_that_are_zero_or_without_gradient_stay():

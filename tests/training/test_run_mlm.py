@@ -273,6 +273,12 @@ def test_compiled_training_has_one_shape(tmp_path, monkeypatch):
     assert len({str({name: tensor.shape for name, tensor in batch.items()}) for batch in batches}) == 1
 
 
+def test_several_gpus_of_one_process_are_refused(monkeypatch, tmp_path):
+    monkeypatch.setattr(ConceptTrainingArguments, "n_gpu", 4)
+    with pytest.raises(ValueError, match="accelerate launch --num_processes 4"):
+        ConceptTrainingArguments(output_dir=str(tmp_path))
+
+
 @pytest.mark.parametrize("native", [False, True])
 def test_auto_bf16_is_on_where_the_device_computes_in_it(monkeypatch, tmp_path, native):
     monkeypatch.setattr(arguments_module, "computes_in_bf16", lambda on_cpu: native)
