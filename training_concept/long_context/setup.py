@@ -3,6 +3,7 @@
 """What a run needs before it trains: where data is, tokenizers, configurations that fit them, tuners."""
 
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,8 @@ from training_concept.long_context.corpus import PackageCorpus
 from training_concept.long_context.forms import TOKEN_KINDS, document_task
 from training_concept.long_context.frozen import FrozenTuner
 from training_concept.long_context.tuner import DocumentTuner, PositionTuner
+
+logger = logging.getLogger(__name__)
 
 TEXTS_FILE, TOKENIZER_FOLDER = "texts.jsonl", "tokenizer"
 # In place of the name of a tokenizer.
@@ -59,7 +62,16 @@ def task_tokenizer(
         return VOCABULARIES[task.tokenizer]()
     if model_args.train_tokenizer_vocab_size and task.generated:
         raise ValueError(f"{task.name} is generated for a tokenizer: name one by --tokenizer_name.")
-    return tokenizer_for(model_args, training_texts(task, sources), options.max_seq_length)
+    tokenizer = tokenizer_for(model_args, training_texts(task, sources), options.max_seq_length)
+    if task.tokenizer and tokenizer.get_vocab() != VOCABULARIES[task.tokenizer]().get_vocab():
+        logger.warning(
+            "%s is defined on its own vocabulary (%s), and is read by another here: its scores do not compare with "
+            "published ones (--tokenizer_name %s).",
+            task.name,
+            task.tokenizer,
+            OWN_TOKENIZER,
+        )
+    return tokenizer
 
 
 def training_texts(task: Task, sources: Sources) -> Iterator[str]:
