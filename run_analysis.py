@@ -182,6 +182,11 @@ def load_texts(options: AnalysisArguments) -> list[str]:
         text_column=options.text_column_name,
         splits=None if options.text_file else {"validation": options.split},
     )
+    return read_texts(source)
+
+
+def read_texts(source: Source) -> list[str]:
+    """The texts that a source has for validation, without empty ones."""
     (documents,) = load_documents(DataRecipe((source,))).values()
     return [text for text in documents["validation"]["text"] if text and text.strip()]
 

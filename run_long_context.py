@@ -19,7 +19,7 @@ classified, which takes minutes on a CPU.
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,17 +27,14 @@ from transformers import PreTrainedTokenizerBase
 
 from evaluation_concept.errors import exit_code
 from evaluation_concept.long_context.baselines import FIRST_TOKENS
-from evaluation_concept.long_context.kept import load_documents
 from evaluation_concept.long_context.registry import find_tasks
 from evaluation_concept.long_context.tasks import (
     ALL,
-    CLASSIFICATION,
     GENERATIVE,
-    Examples,
+    TEST,
+    VALIDATION,
     Generator,
-    Sources,
     Task,
-    label_names,
 )
 from modeling_concept import register_auto_classes
 from training_concept.arguments import parse_dataclasses
@@ -54,16 +51,29 @@ from training_concept.long_context.experiment import (
     RANDOM,
     Outcome,
     Part,
-    Plan,
     run_baselines,
     run_generator,
     run_model,
 )
 from training_concept.long_context.forms import TOKEN_KINDS
 from training_concept.long_context.frozen import check_frozen, with_random_weights
+from training_concept.long_context.preparation import (
+    CELLS_FOLDER,
+    MODELS_FOLDER,
+    Run,
+    load_task,
+    make_plan,
+    run_facts,
+    to_write,
+    try_out_all,
+)
 from training_concept.long_context.results import (
+    BASELINES_FILE,
     PREDICTIONS_FOLDER,
     SUBMISSION_FOLDER,
+    baselines_digest,
+    beside_earlier,
+    kept_baselines,
     read_results,
     task_results,
     write_outcome,
@@ -72,27 +82,13 @@ from training_concept.long_context.results import (
 from training_concept.long_context.setup import (
     export_texts,
     make_sources,
-    task_tokenizer,
     with_overrides,
 )
-from training_concept.long_context.stages import load_stages, make_stage, make_stages
-from training_concept.publishing.card import base_name
+from training_concept.long_context.stages import cut_stage
 
-CELLS_FOLDER, MODELS_FOLDER, COMPARE_FOLDER = "cells", "models", "compare"
+COMPARE_FOLDER = "compare"
 FOLDERS = (CELLS_FOLDER, COMPARE_FOLDER, MODELS_FOLDER, PREDICTIONS_FOLDER, SUBMISSION_FOLDER)
 NO_GENERATOR = "its answers are written, for which there is no generator"
-
-
-@dataclass
-class Run:
-    """What all tasks of a run share."""
-
-    model_args: ClassifierArguments
-    options: LongContextArguments
-    training_args: FineTuningArguments
-    sources: Sources
-    folder: Path
-    baselines: dict[str, dict] = field(default_factory=dict)
 
 
 def main(arguments: Sequence[str], generator: Generator | None = None) -> dict[str, Any]:
@@ -104,10 +100,12 @@ def main(arguments: Sequence[str], generator: Generator | None = None) -> dict[s
         generator: writes the answers of tasks that no encoder alone can do, which are not run without.
 
     Returns:
-        What results.json holds, of a comparison what comparison.json does.
+        What results.json holds, of a comparison what comparison.json does; other processes than the main one know
+        nothing of baselines and earlier tasks.
 
     Raises:
-        ValueError, OSError, ImportError: for what its user can put right; nothing is lost then.
+        ValueError, OSError, ImportError: for what its user can put right; nothing is lost then, and where single
+            tasks lack something, it comes when all others have been run.
     """
     kinds = ClassifierArguments, LongContextArguments, FineTuningArguments
     model_args, options, training_args = parse_dataclasses(arguments, *kinds, description=__doc__)
@@ -121,15 +119,26 @@ def main(arguments: Sequence[str], generator: Generator | None = None) -> dict[s
     own, *names = distinguished([str(run.folder), *(options.compare_with or [])])
     others = dict(zip(names, map(read_results, map(Path, options.compare_with or [])), strict=True))
     with claimed(training_args, LONG_CONTEXT, FOLDERS):
-        if not options.compare and not others:
-            return _run_tasks(run, tasks, generator)
-        contents = {}
-        for overrides in options.compare or [None]:
-            contents[overrides or own] = _run_tasks(_variant(run, overrides), tasks, generator)
-        compared = compare_runs(contents | others)
-        if training_args.process_index == 0:
-            print(f"\n{write_comparison(run.folder, compared)}", flush=True)
-        return compared
+        variants = {overrides or own: _variant(run, overrides) for overrides in options.compare or [None]}
+        try_out_all(list(variants.values()), tasks, generator, others)
+        contents = {name: _run_tasks(variant, tasks, generator) for name, variant in variants.items()}
+        found = contents[next(iter(contents))]
+        if options.compare or others:
+            found = compare_runs(
+                {name: _without_earlier(content, tasks) for name, content in contents.items()} | others
+            )
+            if run.is_main:
+                print(f"\n{write_comparison(run.folder, found)}", flush=True)
+    if run.missing:
+        reasons = "; ".join(f"{name}: {why}" for name, why in run.missing.items())
+        raise ValueError(f"Not run: {reasons}. The results of the other tasks are in {run.folder}.")
+    return found
+
+
+def _without_earlier(content: dict[str, Any], tasks: Sequence[Task]) -> dict[str, Any]:
+    """Only what this run has scored."""
+    names = [task.name for task in tasks if task.name not in content["not_run"]]
+    return content | {"tasks": {name: content["tasks"][name] for name in names}}
 
 
 def _variant(run: Run, overrides: str | None) -> Run:
@@ -151,6 +160,10 @@ def _check(
         raise ValueError("--label_smoothing_factor is for classes and choices, and these tasks pick places.")
     if model_args.readout and (placed := [task.name for task in tasks if task.kind in TOKEN_KINDS]):
         raise ValueError(f"--readout is for classes and choices, and {placed[0]} picks places: leave one of them out.")
+    if options.scored_split not in (TEST, VALIDATION):
+        raise ValueError(f"--scored_split {options.scored_split} must be {TEST} or {VALIDATION}.")
+    if args.do_predict and options.scored_split == VALIDATION:
+        raise ValueError("--do_predict is for what is reported, and --scored_split validation to choose settings by.")
     if args.do_predict and all(task.scored in ("test", ALL) for task in tasks):
         raise ValueError("--do_predict: none of these tasks has a test split whose answers are hidden.")
     if options.frozen_encoder:
@@ -163,28 +176,21 @@ def _check(
 
 def _run_tasks(run: Run, tasks: Sequence[Task], generator: Generator | None) -> dict[str, Any]:
     """All tasks with one model; results are written after every one, so that what is there can be looked at."""
-    base = run.model_args.model_name_or_path
-    content: dict[str, Any] = {
-        "model": base_name(base) if base else run.model_args.preset or run.model_args.model_type,
-        "config_overrides": run.model_args.config_overrides,
-        "max_seq_length": run.options.max_seq_length,
-        "length_curriculum": run.options.length_curriculum or [],
-        "seeds": run.options.seeds or [run.training_args.seed],
-        "trained": run.training_args.do_train,
-        "tasks": {},
-        "not_run": {},
-    }
+    unwritten = {task.name: NO_GENERATOR for task in tasks if task.kind == GENERATIVE and generator is None}
+    not_run, split = unwritten | run.missing, run.options.scored_split
+    running = [task for task in tasks if task.name not in not_run]
+    content = run_facts(run) | {"tasks": {}, "not_run": {}}
+    if run.is_main and not run.training_args.overwrite_output_dir:
+        content = beside_earlier(run.folder, content, [task.name for task in running])
+    content["not_run"] |= not_run
     table = ""
-    for task in tasks:
-        if task.kind == GENERATIVE and generator is None:
-            content["not_run"][task.name] = NO_GENERATOR
-            continue
+    for task in running:
         outcome = _generate(run, task, generator) if task.kind == GENERATIVE else _run_task(run, task)
-        content["tasks"][task.name] = task_results(outcome)
-        if run.training_args.process_index == 0:
-            write_outcome(run.folder, outcome)
+        content["tasks"][task.name] = task_results(outcome, split)
+        if run.is_main:
+            write_outcome(run.folder, outcome, split)
             table = write_run(run.folder, content)
-    if run.training_args.process_index == 0:
+    if run.is_main:
         print(f"\n{table or write_run(run.folder, content)}", flush=True)
         if run.training_args.push_to_hub:
             folder = run.folder / MODELS_FOLDER / tasks[0].name
@@ -194,53 +200,37 @@ def _run_tasks(run: Run, tasks: Sequence[Task], generator: Generator | None) -> 
 
 def _generate(run: Run, task: Task, generator: Generator | None) -> Outcome:
     assert generator is not None
-    examples = load_documents(task, run.sources)
-    scored = list(examples[task.scored])[: run.options.max_eval_samples]
-    return run_generator(task, generator, scored, _hidden(run, task, examples))
+    task, scored, hidden = to_write(run, task)
+    return run_generator(task, generator, scored, hidden)
 
 
 def _run_task(run: Run, task: Task) -> Outcome:
     with run.training_args.main_process_first():
-        tokenizer = task_tokenizer(task, run.sources, run.model_args, run.options)
-        loaded = load_stages(task, replace(run.sources, tokenizer=tokenizer), run.options)
-    settings = run.model_args, run.options, run.training_args, tokenizer
-    stages = make_stages(task, loaded, *settings)
-    parts, plan = stages[-1].parts, _plan(run, task, loaded[-1])
+        task, stages, examples = load_task(run, task)
+    tokenizer = stages[-1].tuner.tokenizer
+    parts, plan = stages[-1].parts, make_plan(run, task, examples)
     outcome = Outcome(task, [example for part in parts for example in part.scored])
     outcome.trained_on = [len(part.train) for part in parts] if plan.train else []
+    # Before the training, so that they are there however it ends.
+    baselines = _baselines(run, task, parts, tokenizer) if run.options.baselines and plan.train else {}
     run_model(task, stages, plan, MODEL, outcome)
     if run.options.first_tokens_ablation and plan.train and run.options.max_seq_length > FIRST_TOKENS:
-        first = make_stage(task, FIRST_TOKENS, parts, *settings)
-        run_model(task, [first], replace(plan, hidden=(), keep=None), FIRST, outcome)
+        told = run.model_args, run.options, run.training_args, tokenizer
+        first = [cut_stage(task, stage, FIRST_TOKENS, *told) for stage in stages]
+        run_model(task, first, replace(plan, hidden=(), keep=None, score_every_length=False), FIRST, outcome)
     if run.options.frozen_encoder and run.options.baselines:
         run_model(task, with_random_weights(stages), plan, RANDOM, outcome)
-    if run.options.baselines and plan.train:
-        outcome.predictions |= _baselines(run, task, parts, tokenizer)
+    outcome.predictions |= baselines
     return outcome
 
 
-def _plan(run: Run, task: Task, examples: Examples) -> Plan:
-    return Plan(
-        label_names(task, examples) if task.kind == CLASSIFICATION else (),
-        run.folder / CELLS_FOLDER / task.name,
-        (run.options.seeds or [run.training_args.seed])[: None if run.training_args.do_train else 1],
-        train=run.training_args.do_train,
-        hidden=_hidden(run, task, examples),
-        keep=run.folder / MODELS_FOLDER / task.name,
-        score_every_length=run.options.score_every_length,
-    )
-
-
-def _hidden(run: Run, task: Task, examples: Examples) -> list:
-    """What predictions are wanted for besides the scored examples: a test split whose answers are hidden."""
-    return list(examples.get("test", ())) if run.training_args.do_predict and task.scored not in ("test", ALL) else []
-
-
 def _baselines(run: Run, task: Task, parts: Sequence[Part], tokenizer: PreTrainedTokenizerBase) -> Mapping[str, list]:
-    """Once for all configurations that are compared."""
-    if task.name not in run.baselines:
-        run.baselines[task.name] = run_baselines(task, parts, tokenizer)
-    return run.baselines[task.name]
+    """On the main process, which alone writes results; those that an earlier start has made are read."""
+    if run.is_main and task.name not in run.baselines:
+        path = run.folder / CELLS_FOLDER / task.name / BASELINES_FILE
+        made_from = baselines_digest(task, parts, tokenizer)
+        run.baselines[task.name] = kept_baselines(path, made_from, lambda: run_baselines(task, parts, tokenizer))
+    return run.baselines.get(task.name, {})
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What masked-language-model loss rises to when concepts are taken away: single ones, random shares, all of them."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,8 @@ from evaluation_concept.states import evenly, num_free_concepts
 SHARES = (0.1, 0.25, 0.5, 0.75, 0.9)
 # Slots that are taken away one at a time, and documents' own spans that lose theirs.
 MOST_SLOTS, SPAN_DRAWS = 16, 4
+# What can be measured, by the names of `SlotAblation`; `own_span` comes with `own_span_without`.
+MEASURES = ("full", "without_share", "without_slot", "own_span", "without_concepts", "tokens_alone", "unigram")
 
 Batch = Mapping[str, torch.Tensor]
 # From the mask of concepts in use, bool `[B, C]`, to the one of concepts that are kept.
@@ -28,7 +31,7 @@ Keep = Callable[[torch.Tensor], torch.Tensor]
 @dataclass(frozen=True)
 class SlotAblation:
     """
-    Masked-LM losses in nats per masked token.
+    Masked-LM losses in nats per masked token; `None`, or nothing by share and slot, for what was not measured.
 
     Attributes:
         full: nothing is taken away.
@@ -48,29 +51,46 @@ class SlotAblation:
     without_slot: dict[int, float]
     own_span: float | None
     own_span_without: float | None
-    without_concepts: float
-    tokens_alone: float
-    unigram: float
+    without_concepts: float | None
+    tokens_alone: float | None
+    unigram: float | None
     num_tokens: int
 
 
 class Mean:
-    """A mean of means, each over a number of items."""
+    """A mean of means, each over a number of items; scalars that stay on their device until they are asked for."""
 
     def __init__(self) -> None:
-        self.total, self.count = 0.0, 0
+        self.means: list[torch.Tensor] = []
+        self.counts: list[torch.Tensor] = []
 
-    def add(self, mean: float, count: int) -> None:
-        self.total, self.count = self.total + mean * count, self.count + count
+    def add(self, mean: torch.Tensor, count: torch.Tensor) -> None:
+        self.means.append(mean)
+        self.counts.append(count)
+
+    @property
+    def count(self) -> int:
+        return sum(_numbers(self.counts))
 
     @property
     def value(self) -> float | None:
-        return self.total / self.count if self.count else None
+        means, counts = _numbers(self.means), _numbers(self.counts)
+        total = sum(mean * count for mean, count in zip(means, counts, strict=True))
+        return total / sum(counts) if sum(counts) else None
+
+
+def _numbers(scalars: list[torch.Tensor]) -> list[Any]:
+    """The numbers of scalars, for which the host waits once."""
+    return torch.stack(scalars).tolist() if scalars else []
 
 
 @torch.no_grad()
 def ablate_slots(
-    model: PreTrainedModel, batches: Sequence[Batch], special_token_ids: Sequence[int], seed: int = 0
+    model: PreTrainedModel,
+    batches: Sequence[Batch],
+    special_token_ids: Sequence[int],
+    seed: int = 0,
+    measures: Collection[str] = MEASURES,
 ) -> SlotAblation:
     """
     Score masked tokens again and again, with fewer concepts each time.
@@ -79,36 +99,46 @@ def ablate_slots(
         model: a masked language model.
         batches: `input_ids`, `labels`, `masked_positions` and maybe `attention_mask`, one document a row.
         special_token_ids: of the tokenizer; they are not counted for the unigram.
+        seed: of what is drawn, which also depends on whether both shares and spans are.
+        measures: some of `MEASURES`; `full` is always measured. Each but the unigram costs one decode a batch or more.
 
     Raises:
-        ValueError: no masked position in any batch.
+        ValueError: no masked position in any batch, or a measure that there is not.
     """
+    if unknown := sorted(set(measures) - set(MEASURES)):
+        raise ValueError(f"There is no measure {unknown[0]!r}; there are {', '.join(MEASURES)}.")
     generator = torch.Generator().manual_seed(seed)
-    keeps: dict[Any, Keep] = {"full": lambda mask: mask, "none": torch.zeros_like}
-    keeps |= {share: _random_share(share, generator) for share in SHARES}
-    keeps |= {("slot", slot): _all_but(slot) for slot in _named_slots(model.config)}
-    means = {name: Mean() for name in (*keeps, "own span", "own span without", "tokens alone")}
+    shares = SHARES if "without_share" in measures else ()
+    slots = _named_slots(model.config) if "without_slot" in measures else []
+    keeps: dict[Any, Keep] = {"full": _all}
+    keeps |= {"none": torch.zeros_like} if "without_concepts" in measures else {}
+    keeps |= {share: _random_share(share, generator) for share in shares}
+    keeps |= {("slot", slot): _all_but(slot) for slot in slots}
+    means: dict[Any, Mean] = defaultdict(Mean)
     for batch in (_on_device(batch, model.device) for batch in batches):
         outputs = _encode(model, batch)
         for name, keep in keeps.items():
             means[name].add(*_loss(model, batch, outputs, keep))
-        for keep, labels in _span_removals(model.config, batch, outputs.concept_mask.bool(), generator):
-            means["own span"].add(*_loss(model, batch, outputs, keeps["full"], labels))
-            means["own span without"].add(*_loss(model, batch, outputs, keep, labels))
-        with nothing_written_back(model.base_model):
-            means["tokens alone"].add(*_loss(model, batch, _encode(model, batch), keeps["none"]))
-    if means["full"].value is None:
-        raise NotMeasurableError("No batch has a masked position to score.")
+        if "own_span" in measures:
+            for keep, labels in _span_removals(model.config, batch, outputs.concept_mask.bool(), generator):
+                means["own span"].add(*_loss(model, batch, outputs, _all, labels))
+                means["own span without"].add(*_loss(model, batch, outputs, keep, labels))
+        if "tokens_alone" in measures:
+            with nothing_written_back(model.base_model):
+                means["tokens alone"].add(*_loss(model, batch, _encode(model, batch), torch.zeros_like))
     values: dict[Any, Any] = {name: mean.value for name, mean in means.items()}
+    if values.get("full") is None:
+        raise NotMeasurableError("No batch has a masked position to score.")
+    unigram = "unigram" in measures
     return SlotAblation(
         full=values["full"],
-        without_share={share: values[share] for share in SHARES},
-        without_slot={slot: values["slot", slot] for slot in _named_slots(model.config)},
-        own_span=values["own span"],
-        own_span_without=values["own span without"],
-        without_concepts=values["none"],
-        tokens_alone=values["tokens alone"],
-        unigram=unigram_loss(batches, model.config.vocab_size, special_token_ids),
+        without_share={share: values[share] for share in shares},
+        without_slot={slot: values["slot", slot] for slot in slots},
+        own_span=values.get("own span"),
+        own_span_without=values.get("own span without"),
+        without_concepts=values.get("none"),
+        tokens_alone=values.get("tokens alone"),
+        unigram=unigram_loss(batches, model.config.vocab_size, special_token_ids) if unigram else None,
         num_tokens=means["full"].count,
     )
 
@@ -153,8 +183,8 @@ def _encode(model: PreTrainedModel, batch: Batch) -> Any:
 
 def _loss(
     model: PreTrainedModel, batch: Batch, outputs: Any, keep: Keep, labels: torch.Tensor | None = None
-) -> tuple[float, int]:
-    """Mean loss of a batch and number of its labels (or of those given), with the concepts of `keep` alone."""
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean loss of a batch and number of its labels (or of those given), with the concepts of `keep`: two scalars."""
     labels = batch["labels"] if labels is None else labels
     kept = keep(outputs.concept_mask.bool())
     states = outputs.last_hidden_state * kept.unsqueeze(2)
@@ -162,7 +192,11 @@ def _loss(
     with _answering(model.base_model, fewer):
         # Told of a share, the decoder goes by the mask, although no row may have unused concepts.
         loss = model(**(dict(batch) | {"labels": labels}), kept_concepts=1.0, return_logits=False).loss
-    return float(loss), int((labels != IGNORED_LABEL).sum())
+    return loss, (labels != IGNORED_LABEL).sum()
+
+
+def _all(mask: torch.Tensor) -> torch.Tensor:
+    return mask
 
 
 def _random_share(share: float, generator: torch.Generator) -> Keep:

@@ -4,7 +4,8 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -73,10 +74,11 @@ class Subject:
     masked_batches: Sequence[Batch]
     tagged: Sequence[TaggedText] = ()
     seed: int = 0
-    random: PreTrainedModel = field(init=False)
 
-    def __post_init__(self) -> None:
-        self.random = random_encoder(self.model, self.seed)
+    @cached_property
+    def random(self) -> PreTrainedModel:
+        """A model of the same configuration that has learned nothing, made when it is first asked for."""
+        return random_encoder(self.model, self.seed)
 
     @property
     def encoders(self) -> dict[str, PreTrainedModel]:
@@ -158,7 +160,8 @@ def _spans(row: np.ndarray, number: int) -> list[np.ndarray]:
 
 def analyse_order_recovery(subject: Subject) -> Results:
     """`OrderRecovery` from their mean concept of sentences and of the same with two words swapped."""
-    pairs = same_bags(subject, swap_pairs(subject.texts, MOST_SENTENCES, subject.seed))
+    longest = max(len(row.input_ids) for row in subject.rows)
+    pairs = same_bags(subject.tokenizer, swap_pairs(subject.texts, MOST_SENTENCES, subject.seed), longest)
     split = split_by_document([pair.document for pair, _, _ in pairs], subject.seed)
     return {name: asdict(_tell_order(model, pairs, split)) for name, model in subject.encoders.items()}
 
@@ -170,10 +173,10 @@ def _tell_order(
     return probe_order(original, swapped, split)
 
 
-def same_bags(subject: Subject, pairs: list[SwapPair]) -> list[tuple[SwapPair, np.ndarray, np.ndarray]]:
-    """Pairs with the tokens of both sentences, those left out that are too long or whose tokens are no same bag."""
-    tokenizer = subject.tokenizer
-    longest = max(len(row.input_ids) for row in subject.rows)
+def same_bags(
+    tokenizer: PreTrainedTokenizerBase, pairs: list[SwapPair], longest: int
+) -> list[tuple[SwapPair, np.ndarray, np.ndarray]]:
+    """Pairs with the tokens of both sentences, at most `longest` and the same bag in both; others are left out."""
     tokenised = (
         (pair, *(np.array(ids) for ids in tokenizer([*pair[:2]], split_special_tokens=True)["input_ids"]))
         for pair in pairs

@@ -7,7 +7,9 @@ No number is enough alone. Concepts that carry a document depend on it (`input_s
 the first, copies of one vector the second, and noise the last.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
@@ -20,6 +22,8 @@ ROUNDING = 1e-5
 INDISTINCT = 5e-2
 # Share of the mean variance that a dimension in use has at least.
 USED_VARIANCE = 1e-2
+# Numbers that the products of pairs of concepts may take at a time: 256 MB in float64.
+MOST_PRODUCTS = 2**25
 
 
 @dataclass(frozen=True)
@@ -77,30 +81,30 @@ def measure_concepts(concepts: torch.Tensor, mask: torch.Tensor | None = None) -
     Raises:
         ValueError: fewer than two documents, shapes that do not fit, or numbers that are not finite.
     """
-    concepts, mask = _prepared(concepts, mask)
-    sizes, width = mask.sum(dim=1), concepts.shape[2]
-    ranks = entropy_ranks(concepts, mask)
+    sample = _Sample.of(concepts, mask)
+    sizes, width = sample.mask.sum(dim=1), sample.concepts.shape[2]
+    ranks = _entropy_ranks(sample)
     highest = (sizes - 1).clamp(min=1, max=width)
-    norms = concepts.norm(dim=2)[mask]
-    rank = plan_rank(concepts, mask)
+    norms = sample.squares.sqrt()
+    rank = _plan_rank(sample)
     return ConceptMetrics(
-        num_documents=len(concepts),
+        num_documents=len(sample.concepts),
         num_concepts=float(sizes.double().mean()),
         width=width,
         entropy_rank=float(ranks.mean()),
         entropy_rank_share=float((ranks / highest).mean()),
-        input_share=input_share(concepts, mask),
-        distinct_share=distinct_share(concepts, mask),
-        cosine=float(mean_cosines(concepts, mask).mean()),
-        centred_cosine=float(mean_cosines(concepts, mask, centred=True).mean()),
-        dimension_entropy=dimension_entropy(concepts, mask),
-        dimensions_used=dimensions_used(concepts, mask),
+        input_share=_share_within(sample, dim=0),
+        distinct_share=_share_within(sample, dim=1),
+        cosine=float(_mean_cosines(sample, centred=False).mean()),
+        centred_cosine=float(_mean_cosines(sample, centred=True).mean()),
+        dimension_entropy=_dimension_entropy(sample),
+        dimensions_used=_dimensions_used(sample),
         norm_mean=float(norms.mean()),
         norm_max=float(norms.max()),
-        dead=int(dead_slots(concepts, mask).sum()),
-        duplicates=int(duplicate_slots(concepts, mask).sum()),
+        dead=int(_dead_slots(sample).sum()),
+        duplicates=int(_duplicate_slots(sample).sum()),
         plan_rank=rank,
-        plan_rank_share=rank / int(mask.any(dim=0).sum()),
+        plan_rank_share=rank / int(sample.mask.any(dim=0).sum()),
     )
 
 
@@ -115,7 +119,7 @@ def entropy_ranks(concepts: torch.Tensor, mask: torch.Tensor | None = None) -> t
     Returns:
         Float64 `[B]`; 0 for a document whose concepts are all equal.
     """
-    return torch.stack([_entropy_rank(document) for document in _documents(concepts, mask)])
+    return _entropy_ranks(_Sample.of(concepts, mask))
 
 
 def centred_spectrum(concepts: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
@@ -123,10 +127,11 @@ def centred_spectrum(concepts: torch.Tensor, mask: torch.Tensor | None = None) -
     The normalised singular values that `entropy_ranks` are made of, largest first, mean over the documents.
 
     Returns:
-        Float64 `[min(C, H)]`, adding up to 1 if no document's concepts are all equal.
+        Float64 `[R]`, adding up to 1 if no document's concepts are all equal; R is the most that a document has above
+        rounding, at most min(C - 1, H).
     """
-    spectra = [_singular_shares(document) for document in _documents(concepts, mask)]
-    return torch.nn.utils.rnn.pad_sequence(spectra, batch_first=True).mean(dim=0)
+    shares = _singular_shares(_Sample.of(concepts, mask))
+    return shares[:, : int((shares > 0).sum(dim=1).max())].mean(dim=0)
 
 
 def input_share(concepts: torch.Tensor, mask: torch.Tensor | None = None) -> float:
@@ -134,8 +139,7 @@ def input_share(concepts: torch.Tensor, mask: torch.Tensor | None = None) -> flo
     Share of the variance of all concepts that depends on the input: variance over documents at a slot, over all
     variance (law of total variance, slots as groups). 0 for a table that is the same whatever the document.
     """
-    concepts, mask = _prepared(concepts, mask)
-    return _share_within(concepts, mask, dim=0)
+    return _share_within(_Sample.of(concepts, mask), dim=0)
 
 
 def distinct_share(concepts: torch.Tensor, mask: torch.Tensor | None = None) -> float:
@@ -143,8 +147,7 @@ def distinct_share(concepts: torch.Tensor, mask: torch.Tensor | None = None) -> 
     Share of the variance of all concepts that lies between the concepts of one document, over all variance (law of
     total variance, documents as groups). 0 for copies of one vector.
     """
-    concepts, mask = _prepared(concepts, mask)
-    return _share_within(concepts, mask, dim=1)
+    return _share_within(_Sample.of(concepts, mask), dim=1)
 
 
 def mean_cosines(concepts: torch.Tensor, mask: torch.Tensor | None = None, *, centred: bool = False) -> torch.Tensor:
@@ -158,7 +161,7 @@ def mean_cosines(concepts: torch.Tensor, mask: torch.Tensor | None = None, *, ce
     Returns:
         Float64 `[B]`; 0 for a document of one concept, and for pairs with a vector of zeros.
     """
-    return torch.stack([_mean_cosine(document, centred) for document in _documents(concepts, mask)])
+    return _mean_cosines(_Sample.of(concepts, mask), centred)
 
 
 def dimension_entropy(concepts: torch.Tensor, mask: torch.Tensor | None = None) -> float:
@@ -166,19 +169,12 @@ def dimension_entropy(concepts: torch.Tensor, mask: torch.Tensor | None = None) 
     Over how many directions the variance of all concepts spreads, as a share of H: the exponential of the entropy of
     the normalised eigenvalues of their covariance, over H. It does not depend on the axes. 0 if nothing varies.
     """
-    concepts, mask = _prepared(concepts, mask)
-    vectors = concepts[mask]
-    values = torch.linalg.eigvalsh((vectors - vectors.mean(dim=0)).T.cov(correction=0)).clamp(min=0)
-    if values.sum() <= ROUNDING**2 * vectors.square().sum(dim=1).mean():
-        return 0.0
-    return float(torch.special.entr(values / values.sum()).sum().exp()) / len(values)
+    return _dimension_entropy(_Sample.of(concepts, mask))
 
 
 def dimensions_used(concepts: torch.Tensor, mask: torch.Tensor | None = None) -> float:
     """Share of the H coordinates whose variance over all concepts is at least 1 % of the mean variance."""
-    concepts, mask = _prepared(concepts, mask)
-    variances = concepts[mask].var(dim=0, correction=0)
-    return float((variances >= USED_VARIANCE * variances.mean()).double().mean())
+    return _dimensions_used(_Sample.of(concepts, mask))
 
 
 def dead_slots(concepts: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
@@ -189,10 +185,7 @@ def dead_slots(concepts: torch.Tensor, mask: torch.Tensor | None = None) -> torc
     Returns:
         Bool `[C]`; false for a slot that fewer than two documents use.
     """
-    concepts, mask = _prepared(concepts, mask)
-    deviations = (concepts - _slot_means(concepts, mask)).square().sum(dim=2, keepdim=True)
-    dead = _slot_means(deviations, mask).squeeze(1) <= _indistinct(concepts, mask)
-    return dead & (mask.sum(dim=0) > 1)
+    return _dead_slots(_Sample.of(concepts, mask))
 
 
 def duplicate_slots(concepts: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
@@ -203,15 +196,7 @@ def duplicate_slots(concepts: torch.Tensor, mask: torch.Tensor | None = None) ->
     Returns:
         Bool `[C]`.
     """
-    concepts, mask = _prepared(concepts, mask)
-    # What all concepts share would cancel, at the cost of digits.
-    vectors, weights = (concepts - concepts[mask].mean(dim=0)) * mask.unsqueeze(2), mask.double()
-    both = weights.T @ weights
-    squares = vectors.square().sum(dim=2).T @ weights
-    # |a - b|^2 = |a|^2 + |b|^2 - 2 ab, summed over the documents that use both slots.
-    distances = squares + squares.T - 2 * torch.einsum("bch,bdh->cd", vectors, vectors)
-    same = (distances <= 2 * both * _indistinct(concepts, mask)) & (both > 0)
-    return same.tril(diagonal=-1).any(dim=1)
+    return _duplicate_slots(_Sample.of(concepts, mask))
 
 
 def plan_rank(concepts: torch.Tensor, mask: torch.Tensor | None = None) -> float:
@@ -222,72 +207,161 @@ def plan_rank(concepts: torch.Tensor, mask: torch.Tensor | None = None) -> float
     scores C and noise scores high; not centring lets a mean that all concepts share, which costs no information, push
     full information down to nearly 1. It is here to be seen beside `entropy_ranks`.
     """
-    concepts, mask = _prepared(concepts, mask)
-    values = torch.linalg.svdvals(_slot_means(concepts, mask))
+    return _plan_rank(_Sample.of(concepts, mask))
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """
+    What is measured, checked and brought to float64 once for all numbers.
+
+    Attributes:
+        concepts: float64 `[B, C, H]`, zeros where a slot is not in use.
+        mask: bool `[B, C]`.
+    """
+
+    concepts: torch.Tensor
+    mask: torch.Tensor
+
+    @classmethod
+    def of(cls, concepts: torch.Tensor, mask: torch.Tensor | None) -> "_Sample":
+        """
+        Raises:
+            ValueError: as `measure_concepts`.
+        """
+        if concepts.dim() != 3 or len(concepts) < 2:
+            raise ValueError(
+                f"Concepts of shape {tuple(concepts.shape)} are not those of two or more documents [B, C, H]."
+            )
+        mask = torch.ones(concepts.shape[:2], device=concepts.device) if mask is None else mask
+        if mask.shape != concepts.shape[:2]:
+            raise ValueError(f"A mask of shape {tuple(mask.shape)} does not fit concepts {tuple(concepts.shape)}.")
+        mask = mask.bool()
+        concepts = concepts.double().masked_fill(~mask.unsqueeze(2), 0)
+        if not concepts.isfinite().all():
+            raise NotMeasurableError(NOT_FINITE)
+        return cls(concepts, mask)
+
+    @cached_property
+    def vectors(self) -> torch.Tensor:
+        """The concepts in use `[V, H]` of all documents."""
+        return self.concepts[self.mask]
+
+    @cached_property
+    def squares(self) -> torch.Tensor:
+        """The squared lengths `[V]` of `vectors`."""
+        return self.vectors.square().sum(dim=1)
+
+    @cached_property
+    def deviations(self) -> torch.Tensor:
+        """`vectors` less their mean."""
+        return self.vectors - self.vectors.mean(dim=0)
+
+    @cached_property
+    def centred(self) -> torch.Tensor:
+        """Concepts `[B, C, H]` less the mean of their document; zeros where a slot is not in use."""
+        return (self.concepts - self.means(dim=1)) * self.mask.unsqueeze(2)
+
+    def means(self, dim: int) -> torch.Tensor:
+        """Means over the documents (0) or slots (1) in use, `[1, C, H]` or `[B, 1, H]`; zeros where none is."""
+        counts = self.mask.sum(dim=dim, keepdim=True).clamp(min=1).unsqueeze(2)
+        return self.concepts.sum(dim=dim, keepdim=True) / counts
+
+    def spread(self, dim: int) -> torch.Tensor:
+        """Squared distances `[B, C]` of the concepts from `means`; zeros where a slot is not in use."""
+        return (self.concepts - self.means(dim)).square().sum(dim=2) * self.mask
+
+    @cached_property
+    def variance(self) -> torch.Tensor:
+        """Mean squared distance of the concepts in use from their mean."""
+        return self.deviations.square().sum(dim=1).mean()
+
+    @cached_property
+    def rounding(self) -> torch.Tensor:
+        """The mean squared distance that rounding alone may make."""
+        return ROUNDING**2 * self.squares.mean()
+
+    @property
+    def indistinct(self) -> torch.Tensor:
+        """The squared distance that is next to nothing beside that of all concepts, or beside rounding."""
+        return INDISTINCT**2 * self.variance + self.rounding
+
+
+def _entropy_ranks(sample: _Sample) -> torch.Tensor:
+    shares = _singular_shares(sample)
+    return torch.special.entr(shares).sum(dim=1).exp() * (shares > 0).any(dim=1)
+
+
+def _singular_shares(sample: _Sample) -> torch.Tensor:
+    """
+    Singular values of each document's centred concepts, normalised, largest first: `[B, min(C, H)]`, with zeros for
+    what is rounding; zeros alone if the concepts are all equal.
+    """
+    documents = sample.centred if sample.centred.shape[1] <= sample.centred.shape[2] else sample.centred.mT
+    squares = _by_parts(lambda part: torch.linalg.eigvalsh(part @ part.mT), documents)
+    # Squaring leaves half the digits to small values: what lies below 1e-8 of the largest is lost, with either sign.
+    values = squares.clamp(min=0).sqrt().flip(1)
+    # Equal concepts leave rounding, which has a rank of its own.
+    values = values * (values > ROUNDING * sample.concepts.norm(dim=(1, 2)).unsqueeze(1))
+    totals = values.sum(dim=1, keepdim=True)
+    return values / torch.where(totals > 0, totals, 1)
+
+
+def _mean_cosines(sample: _Sample, centred: bool) -> torch.Tensor:
+    directions = torch.nn.functional.normalize(sample.centred if centred else sample.concepts, dim=2)
+    sizes = sample.mask.sum(dim=1)
+    return _by_parts(lambda part: _sum_of_products(part, centred), directions) / (sizes * (sizes - 1)).clamp(min=1)
+
+
+def _sum_of_products(vectors: torch.Tensor, absolute: bool) -> torch.Tensor:
+    """Over all ordered pairs of two different vectors of `[B, C, H]`: `[B]`."""
+    products = vectors @ vectors.mT
+    products = products.abs() if absolute else products
+    return products.sum(dim=(1, 2)) - products.diagonal(dim1=1, dim2=2).sum(dim=1)
+
+
+def _by_parts(function: Callable[[torch.Tensor], torch.Tensor], documents: torch.Tensor) -> torch.Tensor:
+    """`function` of `[B, R, ...]`, as many documents at a time as have products `[B, R, R]` that fit into memory."""
+    number = max(MOST_PRODUCTS // documents.shape[1] ** 2, 1)
+    return torch.cat([function(part) for part in documents.split(number)])
+
+
+def _dimension_entropy(sample: _Sample) -> float:
+    values = torch.linalg.eigvalsh(sample.deviations.T.cov(correction=0)).clamp(min=0)
+    if values.sum() <= sample.rounding:
+        return 0.0
+    return float(torch.special.entr(values / values.sum()).sum().exp()) / len(values)
+
+
+def _dimensions_used(sample: _Sample) -> float:
+    variances = sample.vectors.var(dim=0, correction=0)
+    return float((variances >= USED_VARIANCE * variances.mean()).double().mean())
+
+
+def _dead_slots(sample: _Sample) -> torch.Tensor:
+    counts = sample.mask.sum(dim=0)
+    return (sample.spread(dim=0).sum(dim=0) / counts.clamp(min=1) <= sample.indistinct) & (counts > 1)
+
+
+def _duplicate_slots(sample: _Sample) -> torch.Tensor:
+    # What all concepts share would cancel, at the cost of digits.
+    vectors = (sample.concepts - sample.vectors.mean(dim=0)) * sample.mask.unsqueeze(2)
+    weights = sample.mask.double()
+    both = weights.T @ weights
+    squares = vectors.square().sum(dim=2).T @ weights
+    by_slot = vectors.transpose(0, 1).flatten(1)
+    # |a - b|^2 = |a|^2 + |b|^2 - 2 ab, summed over the documents that use both slots.
+    distances = squares + squares.T - 2 * by_slot @ by_slot.T
+    same = (distances <= 2 * both * sample.indistinct) & (both > 0)
+    return same.tril(diagonal=-1).any(dim=1)
+
+
+def _plan_rank(sample: _Sample) -> float:
+    values = torch.linalg.svdvals(sample.means(dim=0).squeeze(0))
     return float(values.sum() / values.max()) if values.max() > 0 else 0.0
 
 
-def _prepared(concepts: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
-    """Concepts in float64, zeros where a slot is not in use, and a bool mask."""
-    if concepts.dim() != 3 or len(concepts) < 2:
-        raise ValueError(
-            f"Concepts of shape {tuple(concepts.shape)} are not those of two or more documents [B, C, H]."
-        )
-    mask = torch.ones(concepts.shape[:2], device=concepts.device) if mask is None else mask
-    if mask.shape != concepts.shape[:2]:
-        raise ValueError(f"A mask of shape {tuple(mask.shape)} does not fit concepts {tuple(concepts.shape)}.")
-    mask = mask.bool()
-    concepts = concepts.double().masked_fill(~mask.unsqueeze(2), 0)
-    if not concepts.isfinite().all():
-        raise NotMeasurableError(NOT_FINITE)
-    return concepts, mask
-
-
-def _documents(concepts: torch.Tensor, mask: torch.Tensor | None) -> list[torch.Tensor]:
-    """The concepts of each document, float64 `[C, H]`."""
-    concepts, mask = _prepared(concepts, mask)
-    return [document[used] for document, used in zip(concepts, mask, strict=True)]
-
-
-def _entropy_rank(document: torch.Tensor) -> torch.Tensor:
-    shares = _singular_shares(document)
-    return torch.special.entr(shares).sum().exp() * (len(shares) > 0)
-
-
-def _singular_shares(document: torch.Tensor) -> torch.Tensor:
-    """Singular values of centred concepts `[C, H]`, normalised; none if the concepts are all equal."""
-    values = torch.linalg.svdvals(document - document.mean(dim=0))
-    # Equal concepts leave rounding, which has a rank of its own.
-    values = values[values > ROUNDING * document.norm()]
-    return values / values.sum()
-
-
-def _mean_cosine(document: torch.Tensor, centred: bool) -> torch.Tensor:
-    vectors = document - document.mean(dim=0) if centred else document
-    directions = torch.nn.functional.normalize(vectors, dim=1)
-    cosines = directions @ directions.T
-    cosines = cosines.abs() if centred else cosines
-    pairs = len(document) * (len(document) - 1)
-    return (cosines.sum() - cosines.trace()) / max(pairs, 1)
-
-
-def _slot_means(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Means `[C, H]` over the documents that use a slot; zeros for a slot that none uses."""
-    return (values * mask.unsqueeze(2)).sum(dim=0) / mask.sum(dim=0).clamp(min=1).unsqueeze(1)
-
-
-def _indistinct(concepts: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """The squared deviation that is next to nothing beside that of all concepts, or beside rounding."""
-    vectors = concepts[mask]
-    variance = (vectors - vectors.mean(dim=0)).square().sum(dim=1).mean()
-    return INDISTINCT**2 * variance + ROUNDING**2 * vectors.square().sum(dim=1).mean()
-
-
-def _share_within(concepts: torch.Tensor, mask: torch.Tensor, dim: int) -> float:
+def _share_within(sample: _Sample, dim: int) -> float:
     """Variance around the means over `dim`, over all variance; 0 if nothing varies."""
-    used = mask.unsqueeze(2)
-    total = (concepts - concepts[mask].mean(dim=0))[mask].square().sum()
-    counts = mask.sum(dim=dim, keepdim=True).clamp(min=1).unsqueeze(2)
-    means = (concepts * used).sum(dim=dim, keepdim=True) / counts
-    within = ((concepts - means) * used).square().sum()
-    return float(within / total) if total > ROUNDING**2 * concepts.square().sum() else 0.0
+    within = sample.spread(dim).sum() / len(sample.vectors)
+    return float(within / sample.variance) if sample.variance > sample.rounding else 0.0

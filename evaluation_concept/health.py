@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
+import transformers
 from safetensors import SafetensorError
-from transformers import AutoModelForMaskedLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from configuration_concept import AUTO_MAP
 from evaluation_concept.concept_metrics import dead_slots, duplicate_slots
 from evaluation_concept.errors import naming
-from evaluation_concept.states import check_kind
+from evaluation_concept.states import MODEL_TYPE
 from modeling_concept import register_auto_classes
 
 NUM_DOCUMENTS, LONGEST = 16, 256
@@ -49,7 +51,7 @@ class Patient:
     A checkpoint that is looked at.
 
     Attributes:
-        model: in float32, with its language modelling head.
+        model: in float32, with the head that it was saved with, or none.
         tokenizer: beside it.
         missing: names of parameters that the checkpoint does not hold.
         unexpected: names of parameters that it holds and the model does not have.
@@ -71,18 +73,25 @@ class Patient:
         drawn = torch.randint(len(ordinary), (NUM_DOCUMENTS, length), generator=generator)
         return ordinary[drawn].to(self.model.device)
 
+    @property
+    def predicts_tokens(self) -> bool:
+        """Whether it has a language modelling head."""
+        return self.model.get_output_embeddings() is not None
+
+    def concepts_and_logits(self, ids: torch.Tensor, mask: torch.Tensor | None = None) -> list[torch.Tensor]:
+        """Concepts in use `[1, C, H]` of a row `[1, N]` and, of a language modelling head, logits `[1, N, V]`."""
+        outputs = self.model.base_model(ids, attention_mask=mask)
+        concepts = outputs.last_hidden_state[outputs.concept_mask.bool()].unsqueeze(0)
+        return [concepts, self.model(ids, attention_mask=mask).logits] if self.predicts_tokens else [concepts]
+
     @cached_property
     @torch.no_grad()
     def states(self) -> dict[str, torch.Tensor]:
         """By name, states along the model for these documents."""
         outputs = self.model.base_model(self.documents, output_hidden_states=True, output_token_states=True)
-        logits = self.model(self.documents[:2]).logits
-        layers = {f"concept layer {depth}": states for depth, states in enumerate(outputs.hidden_states or ())}
-        return layers | {
-            "token states": outputs.token_states,
-            "concepts": outputs.last_hidden_state,
-            "logits": logits,
-        }
+        states = {f"concept layer {depth}": states for depth, states in enumerate(outputs.hidden_states or ())}
+        states |= {"token states": outputs.token_states, "concepts": outputs.last_hidden_state}
+        return states | ({"logits": self.model(self.documents[:2]).logits} if self.predicts_tokens else {})
 
 
 def check_health(name: str, *, trust_remote_code: bool = False) -> list[Finding]:
@@ -90,16 +99,16 @@ def check_health(name: str, *, trust_remote_code: bool = False) -> list[Finding]
     Examine a checkpoint.
 
     Args:
-        name: folder, or repository on the Hub, of a concept encoder with its language modelling head and tokenizer.
+        name: folder, or repository on the Hub, of a concept encoder, with any head or none, and its tokenizer.
         trust_remote_code: run the code that comes with the checkpoint, instead of this one.
 
     Returns:
-        One finding for every check, the first that is sick last if others make no sense then. The checkpoint is well
-        if `is_well` says so of them.
+        One finding for every check, the first that is sick last if others make no sense then; none on tied weights
+        without a language modelling head. The checkpoint is well if `is_well` says so of them.
 
     Raises:
         OSError: there is no such checkpoint, or no tokenizer.
-        ValueError: it is no concept encoder, or has another head.
+        ValueError: it is no concept encoder, or has a head that there is not.
     """
     if not trust_remote_code:  # else the code of the checkpoint would not be run
         register_auto_classes()
@@ -113,7 +122,7 @@ def check_health(name: str, *, trust_remote_code: bool = False) -> list[Finding]
 
 def examine(patient: Patient) -> Iterator[Finding]:
     """All checks; those that compute are left out if weights are not finite or ids do not fit."""
-    first = [check(patient) for check in CHECKS_AT_REST]
+    first = [check(patient) for check in CHECKS_AT_REST if patient.predicts_tokens or check is not check_tied_weights]
     yield from first
     if any(finding.status == SICK and finding.check in PRECONDITIONS for finding in first):
         return
@@ -130,7 +139,8 @@ def is_well(findings: list[Finding]) -> bool:
 
 def _admit(name: str, trust_remote_code: bool) -> Patient:
     tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
-    model, loaded = AutoModelForMaskedLM.from_pretrained(
+    auto_class = _auto_class(name, AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code))
+    model, loaded = getattr(transformers, auto_class).from_pretrained(
         name,
         trust_remote_code=trust_remote_code,
         dtype=torch.float32,
@@ -138,9 +148,25 @@ def _admit(name: str, trust_remote_code: bool) -> Patient:
         # A weight of another shape is a finding, not the end.
         ignore_mismatched_sizes=True,
     )
-    check_kind(name, model)
     missing = sorted(loaded["missing_keys"]) + sorted(key for key, *_ in loaded["mismatched_keys"])
     return Patient(model.eval(), tokenizer, missing, sorted(loaded["unexpected_keys"]))
+
+
+def _auto_class(name: str, config: PreTrainedConfig) -> str:
+    """
+    The Auto class for the head that the checkpoint `name` was saved with; for masked tokens where it does not say.
+
+    Raises:
+        ValueError: it is no concept encoder, or has a head that there is not.
+    """
+    saved = (config.architectures or ["ConceptEncoderForMaskedLM"])[0]
+    if config.model_type != MODEL_TYPE:
+        raise ValueError(f"{name} holds a {saved}, which is no concept encoder: it has no concepts.")
+    # The configuration is no model.
+    classes = {target.rpartition(".")[2]: auto for auto, target in AUTO_MAP.items() if auto != AutoConfig.__name__}
+    if saved not in classes:
+        raise ValueError(f"{name} holds a {saved}; what can be examined are {', '.join(classes)}.")
+    return classes[saved]
 
 
 def check_weights_complete(patient: Patient) -> Finding:
@@ -218,20 +244,17 @@ def check_duplicate_concepts(patient: Patient) -> Finding:
 
 @torch.no_grad()
 def check_padding(patient: Patient) -> Finding:
-    """A row gives the same concepts and scores alone as padded."""
+    """A row gives the same concepts, and scores of tokens, alone as padded."""
     length = patient.documents.shape[1]
     alone, padding = patient.documents[:1, : length // 4], patient.model.config.pad_token_id or 0
     room = length - alone.shape[1]
     padded = torch.nn.functional.pad(alone, (0, room), value=padding)
     mask = torch.nn.functional.pad(torch.ones_like(alone), (0, room))
-    expected, found = patient.model.base_model(alone), patient.model.base_model(padded, attention_mask=mask)
-    concepts = found.last_hidden_state[found.concept_mask.bool()].unsqueeze(0)
-    logits = patient.model(padded, attention_mask=mask).logits[:, : alone.shape[1]]
-    pairs = ((expected.last_hidden_state, concepts), (patient.model(alone).logits, logits))
-    if concepts.shape != expected.last_hidden_state.shape:
-        return Finding(
-            "padding", SICK, f"{len(concepts[0])} concepts padded, {expected.last_hidden_state.shape[1]} alone"
-        )
+    expected, found = patient.concepts_and_logits(alone), patient.concepts_and_logits(padded, mask)
+    if found[0].shape != expected[0].shape:
+        return Finding("padding", SICK, f"{found[0].shape[1]} concepts padded, {expected[0].shape[1]} alone")
+    # Of padding there are scores, too, but no concepts.
+    pairs = ((a, b[:, : a.shape[1]]) for a, b in zip(expected, found, strict=True))
     difference = max(float((a - b).abs().max() / a.abs().max()) for a, b in pairs)
     status = WELL if difference <= TOLERANCE else SICK
     return Finding("padding", status, f"padded and unpadded rows differ by {difference:.1g} (limit {TOLERANCE:g})")

@@ -161,8 +161,10 @@ def encode_rows(model: PreTrainedModel, rows: Sequence[np.ndarray]) -> EncodedRo
     encoded: list[torch.Tensor] = [torch.empty(0)] * len(rows)
     for group, batch in pad_batches(rows, model.config.pad_token_id or 0, model.device):
         outputs = model.base_model(**batch)
-        for index, concepts, used in zip(group, outputs.last_hidden_state, outputs.concept_mask.bool(), strict=True):
-            encoded[index] = concepts[used].float().cpu()
+        # Once a batch, not once a row: each copy waits for the device.
+        states, mask = outputs.last_hidden_state.float().cpu(), outputs.concept_mask.bool().cpu()
+        for index, concepts, used in zip(group, states, mask, strict=True):
+            encoded[index] = concepts[used]
     if not all(concepts.isfinite().all() for concepts in encoded):
         raise NotMeasurableError(NOT_FINITE)
     sizes = torch.tensor([len(concepts) for concepts in encoded])

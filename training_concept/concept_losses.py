@@ -135,8 +135,9 @@ def vicreg(states: torch.Tensor, pairs: Pairs) -> torch.Tensor:
     loss of the standard deviation of a dimension below 1, and 0.04 times the squared covariances of two dimensions,
     summed and divided by H.
 
-    Optimum 0 for C > H, concepts being white; for fewer, which cannot be, 0.04 (H / (C - 1) - 1), where the spectrum
-    is flat.
+    Optimum 0 for C > H, concepts being white. Fewer cannot be: at best their spectrum is flat, every dimension with a
+    standard deviation s, for the minimum over s <= 1 of (1 - s) + 0.04 s^4 (H / (C - 1) - 1). That is at s = 1 while
+    H <= 7.25 (C - 1); concepts that are fewer still do better to shrink.
 
     Blind to what concepts have in common: their mean in a document is taken away.
     """
@@ -184,44 +185,84 @@ def t_regs(states: torch.Tensor, pairs: Pairs) -> torch.Tensor:
     Blind to all distances but those of the tree: clusters cost nothing beyond their short edges.
     """
     points = states / states.shape[2] ** 0.5
-    parents, edges = spanning_trees(points.detach(), pairs)
-    ends = points.gather(1, parents.unsqueeze(2).expand_as(points))
-    lengths = torch.linalg.vector_norm(points - ends, dim=2) * edges
-    trees = pairs.mean_over_documents(lengths * pairs.size / (pairs.size - 1).clamp(min=1))
+    trees = spanning_trees(points.detach(), pairs)
+    starts, ends = (points.gather(1, places.unsqueeze(2).expand_as(points)) for places in (trees.starts, trees.ends))
+    lengths = torch.linalg.vector_norm(starts - ends, dim=2) * trees.edges
+    total = pairs.mean_over_documents(lengths * pairs.size / (pairs.size - 1).clamp(min=1))
     sphere = (torch.linalg.vector_norm(points, dim=2) - 1).square()
-    return T_REGS_SPHERE * pairs.mean_over_documents(sphere) - trees
+    return T_REGS_SPHERE * pairs.mean_over_documents(sphere) - total
+
+
+class SpanningTrees(NamedTuple):
+    """
+    Trees of the points of documents, at most one edge for the place of each point.
+
+    Attributes:
+        starts, ends: the points that the edge joins, int64 `[B, C]`; not always the one of that place.
+        edges: whether there is one, bool `[B, C]`: at all places of a document but one.
+    """
+
+    starts: torch.Tensor
+    ends: torch.Tensor
+    edges: torch.Tensor
 
 
 @torch.no_grad()
-def spanning_trees(points: torch.Tensor, pairs: Pairs) -> tuple[torch.Tensor, torch.Tensor]:
+def spanning_trees(points: torch.Tensor, pairs: Pairs) -> SpanningTrees:
     """
-    Minimum spanning trees of the points of each document, by Prim's algorithm in all rows at once: SciPy's has one
-    graph at a time, in the memory of the host, for which every step would wait.
+    Minimum spanning trees of the points `[B, C, H]` of each document, by Boruvka's algorithm in all rows at once:
+    every tree takes the shortest edge that leaves it, until a document is one tree. SciPy's has one graph at a time,
+    in the memory of the host, for which every step would wait.
+    """
+    number = points.shape[1]
+    distances = torch.cdist(points, points)
+    # The same from both ends to the last digit, else two trees might take different edges to one another.
+    distances = torch.minimum(distances, distances.mT).masked_fill(pairs.together == 0, torch.inf)
+    places = torch.arange(number, device=points.device).expand(points.shape[:2])
+    # The place that stands for the tree of each point.
+    roots, trees = places, SpanningTrees(places, places, torch.zeros_like(places, dtype=torch.bool))
+    # A round leaves a document half as many trees, rounded down: their number loses a binary digit.
+    for digits in range(number.bit_length(), 1, -1):
+        found = _ways_out(distances.masked_fill(roots.unsqueeze(2) == roots.unsqueeze(1), torch.inf), roots)
+        starts_inside = roots.gather(1, found.starts) == places
+        others = roots.gather(1, torch.where(starts_inside, found.ends, found.starts))
+        # Two trees that lead to one another take one edge, which the latter keeps; the former stays as it is.
+        joins = found.edges & ((others.gather(1, others) != places) | (others < places))
+        trees = SpanningTrees(
+            torch.where(joins, found.starts, trees.starts),
+            torch.where(joins, found.ends, trees.ends),
+            trees.edges | joins,
+        )
+        joined = torch.where(joins, others, places)
+        for _ in range(digits):
+            joined = joined.gather(1, joined)
+        roots = joined.gather(1, roots)
+    return trees
+
+
+def _ways_out(distances: torch.Tensor, roots: torch.Tensor) -> SpanningTrees:
+    """
+    The shortest edge that leaves each tree, kept at its root.
+
+    Edges of equal length are ordered by their earlier point, then by the later one. With that order no two are alike,
+    so that edges which trees choose by themselves never close a circle.
 
     Args:
-        points: `[B, C, H]`.
-        pairs: of them.
-
-    Returns:
-        The point that each is joined to, int64 `[B, C]`, and which of these edges belong to a tree, bool `[B, C]`: all
-        but one for each document.
+        distances: `[B, C, C]`, symmetric, infinite where there is no edge.
+        roots: int64 `[B, C]`.
     """
-    # Between documents, and to what is in none, there is a way too, longer than any in a document.
-    distances = torch.cdist(points, points)
-    distances = torch.where(pairs.together > 0, distances, 2 * distances.amax() + 1)
-    rows = torch.arange(len(points), device=points.device)
-    parents = torch.zeros_like(distances[..., 0], dtype=torch.long)
-    edges = torch.zeros_like(parents, dtype=torch.bool)
-    nearest, outside = distances[:, 0].clone(), torch.ones_like(edges)
-    outside[:, 0] = False
-    for _ in range(points.shape[1] - 1):
-        joined = nearest.masked_fill(~outside, torch.inf).argmin(dim=1)
-        edges[rows, joined] = pairs.together[rows, joined, parents[rows, joined]] > 0
-        outside[rows, joined] = False
-        closer = (distances[rows, joined] < nearest) & outside
-        nearest = torch.where(closer, distances[rows, joined], nearest)
-        parents = torch.where(closer, joined.unsqueeze(1), parents)
-    return parents, edges
+    number = roots.shape[1]
+    places = torch.arange(number, device=roots.device)
+    # Of equal distances `min` gives the first, which is the first edge in that order, too.
+    nearest, others = distances.min(dim=2)
+    shortest = torch.full_like(nearest, torch.inf).scatter_reduce(1, roots, nearest, "amin").gather(1, roots)
+    edges = torch.minimum(places, others) * number + torch.maximum(places, others)
+    none = number**2
+    edges = edges.masked_fill((nearest != shortest) | ~nearest.isfinite(), none)
+    first = torch.full_like(edges, none).scatter_reduce(1, roots, edges, "amin")
+    found = first < none
+    first = first * found
+    return SpanningTrees(first // number, first % number, found)
 
 
 LOSSES: dict[str, ConceptLoss] = {

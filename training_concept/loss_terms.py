@@ -113,11 +113,14 @@ class LearnableWeighting(FixedWeighting):
 class KendallGalWeighting(FixedWeighting):
     """
     Weights by uncertainty (arXiv 1705.07115, section 3.2): each loss, the task among them, times exp(-s), plus s / 2,
-    s being its learned log-variance; for a loss L above 0, exp(s) = 2 L is best.
+    s being its learned log-variance; for a loss L above 0 with the configured weight w, exp(s) = 2 w L is best.
 
     Log-variances are held within +-`BOUND`. Left alone, that of the task grows with the loss of the task until nothing
     trains the model but the regularisers, and that of a negative loss falls for ever. Held, the task weighs 1/2 at
     least, and nothing gains more than a factor of 4 on it. One at its bound moves as soon as its gradient turns.
+
+    A task above 1 nat beside losses of small weight (w L below 1/4) ends at the bounds, all of them: then this is
+    `FixedWeighting` with four times the weights that were configured, at half the task's gradient.
     """
 
     BOUND = math.log(2)

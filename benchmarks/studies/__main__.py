@@ -37,6 +37,7 @@ from benchmarks.studies.scheduler import run_study
 from benchmarks.studies.settling import settle
 from benchmarks.studies.worker import Places
 from evaluation_concept.errors import exit_code
+from evaluation_concept.long_context.tasks import VALIDATION
 
 Summary = Callable[[Mapping[str, Record]], tuple[dict[str, Figure], list[Table]]]
 SUMMARIES: dict[str, Summary] = {
@@ -128,9 +129,16 @@ def baselines(options: argparse.Namespace, results: Path) -> None:
 
 
 def collect(options: argparse.Namespace, results: Path) -> None:
-    """Archive records, and put figures and tables of all into the results file."""
+    """
+    Archive records, and put figures and tables of all into the results file.
+
+    Raises:
+        ValueError: a cell was scored on validation, which is there to choose settings by.
+    """
     archive = results / f"{options.name}_runs.jsonl"
     records = read_records([*([archive] if archive.is_file() else []), *options.files])
+    if tuned := [name for name, it in records.items() if it["results"].get("split") == VALIDATION]:
+        raise ValueError(f"{tuned[0]} was scored on validation (--scored_split): that is no result")
     figures, tables = SUMMARIES[options.name](records)
     write_records(archive, records)
     merge_results(results / f"{options.name}.json", figures, tables)

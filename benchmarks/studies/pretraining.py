@@ -18,9 +18,11 @@ import statistics
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import run_analysis
@@ -28,9 +30,9 @@ import run_mlm
 from evaluation_concept.ablation import ablate_slots
 from evaluation_concept.analysis import Subject, same_bags
 from evaluation_concept.concept_metrics import measure_concepts
-from evaluation_concept.encode import load_encoder
+from evaluation_concept.encode import load_encoder, load_tokenizer
 from evaluation_concept.errors import FinishedRunError, exit_code
-from evaluation_concept.probes import probe_order, split_by_document, swap_pairs
+from evaluation_concept.probes import Split, probe_order, split_by_document, swap_pairs
 from evaluation_concept.similarity import (
     TextPairs,
     agreement,
@@ -41,6 +43,7 @@ from evaluation_concept.similarity import (
 )
 from evaluation_concept.states import TokenRow, encode_rows, evenly, mean_concepts
 from training_concept.arguments import parse_arguments
+from training_concept.recipes import Source
 
 logger = logging.getLogger(__name__)
 
@@ -51,12 +54,59 @@ SEED = 0
 # Settings of `run_mlm.py` that the loss depends on, or where it is computed.
 EVALUATED_WITH = (
     *("validation_file", "max_seq_length", "packing", "max_documents_per_row", "mlm_probability", "masking_scheme"),
-    *("preprocessing_num_workers", "per_device_eval_batch_size", "dataloader_num_workers", "auto_bf16", "use_cpu"),
+    *("preprocessing_num_workers", "per_device_eval_batch_size", "auto_bf16", "use_cpu"),
     *("attn_implementation", "max_eval_samples"),
 )
 ABLATED = ("full", "without_concepts", "tokens_alone", "unigram")
 # More windows of texts than there are.
 ALL_ROWS = 10**6
+
+
+class OrderTask(NamedTuple):
+    """Token ids `[n]` of sentences, of the same with two words swapped, and the parts that they are in."""
+
+    original: list[np.ndarray]
+    swapped: list[np.ndarray]
+    split: Split
+
+
+class LikenessTask(NamedTuple):
+    """Pairs of texts, and how far their likeness by a bag of words agrees with their scores."""
+
+    pairs: TextPairs
+    tfidf: float
+
+
+# What depends on texts and tokenizer alone is made once in a process, which measures many models of a study.
+
+
+@cache
+def held_out_texts(text_file: str) -> list[str]:
+    """The texts of the file, one a row."""
+    return run_analysis.read_texts(Source(text_file, data_files={"validation": text_file}))
+
+
+@cache
+def order_task(text_file: str, tokenizer_name: str, longest: int, most: int) -> OrderTask:
+    """At most so many sentences of the texts, of at most `longest` tokens."""
+    swaps = swap_pairs(held_out_texts(text_file), most, SEED)
+    pairs = same_bags(load_tokenizer(tokenizer_name), swaps, longest)
+    split = split_by_document([pair.document for pair, _, _ in pairs], SEED)
+    return OrderTask([original for _, original, _ in pairs], [swapped for _, _, swapped in pairs], split)
+
+
+@cache
+def likeness_tasks(text_file: str, tokenizer_name: str, scored: str | None, number: int) -> dict[str, LikenessTask]:
+    """
+    Pairs of neighbouring passages of the texts and, from the table `scored`, sentences and whether one paraphrases the
+    other.
+    """
+    named = ((f"{place:06d}", text) for place, text in enumerate(held_out_texts(text_file)))
+    found = {"neighbours": pairs_of_texts(named, load_tokenizer(tokenizer_name), number, SEED)}
+    if scored:
+        found["paraphrases"] = read_text_pairs(scored, ("sentence1", "sentence2"), "score")
+    words = {name: agreement(tfidf_likeness(pairs), pairs) for name, pairs in found.items()}
+    return {name: LikenessTask(pairs, next(iter(words[name].values()))) for name, pairs in found.items()}
 
 
 def main(arguments: Sequence[str]) -> dict[str, Any]:
@@ -89,7 +139,7 @@ def read_training(folder: Path) -> dict[str, Any]:
     What a training that `run_mlm.py` wrote to `folder` took.
 
     Returns:
-        `steps`; `tokens`; `seconds_per_step`, the mean over what was logged, without what comes up to the first line
+        `steps`; `tokens`; `seconds_per_step`, the median over what was logged, without what comes up to the first line
         if there are more, since kernels are chosen and caches filled there; `loss`, the last one logged.
 
     Raises:
@@ -105,7 +155,7 @@ def read_training(folder: Path) -> dict[str, Any]:
     return {
         "steps": steps,
         "tokens": round(statistics.fmean(per_step) * steps),
-        "seconds_per_step": statistics.fmean(seconds[1:] or seconds),
+        "seconds_per_step": statistics.median(seconds[1:] or seconds),
         "loss": lines[-1]["loss"],
     }
 
@@ -115,7 +165,8 @@ def evaluation_flags(settings: Sequence[str], folder: Path) -> list[str]:
     given = {name: value for part in parse_arguments(settings) for name, value in vars(part).items()}
     chosen = {name: given[name] for name in EVALUATED_WITH if given[name] is not None}
     chosen |= {"model_name_or_path": folder, "output_dir": folder / EVALUATION, "do_eval": True, "seed": SEED}
-    chosen |= {"report_to": "none", "disable_tqdm": True}
+    # One short pass: starting workers would take longer than they save.
+    chosen |= {"report_to": "none", "disable_tqdm": True, "dataloader_num_workers": 0}
     return [text for name, value in chosen.items() for text in (f"--{name}", str(value))]
 
 
@@ -140,15 +191,18 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     )
     full = encode_rows(subject.model, [row.input_ids for row in full_rows(subject, options.length, options.rows)])
     batches, special = subject.masked_batches[: options.ablated_batches], subject.tokenizer.all_special_ids
-    ablation = asdict(ablate_slots(subject.model, batches, special, SEED))
-    pairs = sentence_pairs(subject, options)
+    ablation = asdict(ablate_slots(subject.model, batches, special, SEED, ABLATED))
+    tokenizer_name = options.tokenizer_name or str(folder)
+    longest = max(len(row.input_ids) for row in subject.rows)
+    order = order_task(options.held_out, tokenizer_name, longest, options.sentences)
+    pairs = likeness_tasks(options.held_out, tokenizer_name, options.pairs, options.neighbours)
     encoder = load_encoder(str(folder)).to(subject.model.device).eval()
     return {
         "geometry": asdict(measure_concepts(full.concepts, full.mask)),
         "ablation": {name: ablation[name] for name in ABLATED},
-        "order": tell_order(subject, options.sentences),
-        "similarity": {name: likeness(encoder, subject.tokenizer, each) for name, each in pairs.items()},
-        "tfidf": {name: next(iter(agreement(tfidf_likeness(each), each).values())) for name, each in pairs.items()},
+        "order": tell_order(subject.model, order),
+        "similarity": {name: likeness(encoder, subject.tokenizer, each.pairs) for name, each in pairs.items()},
+        "tfidf": {name: each.tfidf for name, each in pairs.items()},
     }
 
 
@@ -165,23 +219,10 @@ def full_rows(subject: Subject, length: int, most: int) -> list[TokenRow]:
     return [full[index] for index in evenly(len(full), most)]
 
 
-def tell_order(subject: Subject, most: int) -> dict[str, float]:
-    """`OrderRecovery` on at most so many sentences of the subject's texts."""
-    pairs = same_bags(subject, swap_pairs(subject.texts, most, SEED))
-    split = split_by_document([pair.document for pair, _, _ in pairs], SEED)
-    original, swapped = (
-        mean_concepts(encode_rows(subject.model, [pair[version] for pair in pairs])) for version in (1, 2)
-    )
-    return asdict(probe_order(original, swapped, split))
-
-
-def sentence_pairs(subject: Subject, options: argparse.Namespace) -> dict[str, TextPairs]:
-    """Neighbouring passages of the texts and, from `--pairs`, sentences and whether one paraphrases the other."""
-    named = ((f"{number:06d}", text) for number, text in enumerate(subject.texts))
-    found = {"neighbours": pairs_of_texts(named, subject.tokenizer, options.neighbours, SEED)}
-    if options.pairs:
-        found["paraphrases"] = read_text_pairs(options.pairs, ("sentence1", "sentence2"), "score")
-    return found
+def tell_order(model: PreTrainedModel, task: OrderTask) -> dict[str, float]:
+    """`OrderRecovery` of the sentences of the task."""
+    original, swapped = (mean_concepts(encode_rows(model, rows)) for rows in (task.original, task.swapped))
+    return asdict(probe_order(original, swapped, task.split))
 
 
 def likeness(encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: TextPairs) -> dict[str, float]:
@@ -202,10 +243,12 @@ def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--sentences", type=int, default=10_000, help="most sentences for the order probe")
     parser.add_argument("--neighbours", type=int, default=2000, help="pairs of passages")
     options, settings = parser.parse_known_args(list(arguments))
-    _, data, training = parse_arguments(settings)
+    model, data, training = parse_arguments(settings)
     if options.held_out and data.max_seq_length is None:
         raise ValueError("Concepts are measured on full rows: say how long these are (--max_seq_length).")
     options.output_dir, options.length, options.on_cpu = training.output_dir, data.max_seq_length, training.use_cpu
+    # One that a run trains is beside its checkpoint alone.
+    options.tokenizer_name = model.tokenizer_name or model.model_name_or_path
     return options, settings
 
 

@@ -7,6 +7,7 @@ Those of SCROLLS and LongBench give the numbers of the benchmarks' own evaluator
 """
 
 import difflib
+import importlib
 import re
 import string
 from collections import Counter
@@ -32,10 +33,12 @@ class Metric(NamedTuple):
     Attributes:
         compute: from task, predictions and the examples they are for to scores; the first one is the task's.
         reads: what of an example says that it can be scored.
+        packages: optional ones that it needs, see `MODULES`.
     """
 
     compute: Callable[[Task, Sequence[Prediction], Sequence[Example]], dict[str, float]]
     reads: str
+    packages: tuple[str, ...] = ()
 
 
 def score(task: Task, predictions: Sequence[Prediction], examples: Sequence[Example]) -> dict[str, float]:
@@ -48,10 +51,24 @@ def score(task: Task, predictions: Sequence[Prediction], examples: Sequence[Exam
     """
     if len(predictions) != len(examples) or not examples:
         raise ValueError(f"{task.name}: {len(predictions)} predictions for {len(examples)} examples.")
+    check_scorable(task, examples)
+    return METRICS[task.metric].compute(task, predictions, examples)
+
+
+def check_scorable(task: Task, examples: Sequence[Example]) -> None:
+    """
+    Refuse what `score` would refuse, before there are predictions.
+
+    Raises:
+        ValueError: the answer to an example is hidden.
+        ImportError: a package that the metric needs is missing.
+    """
     metric = METRICS[task.metric]
+    for package in metric.packages:
+        with _needed(package):
+            importlib.import_module(MODULES[package])
     if hidden := [example.id for example in examples if not getattr(example, metric.reads)]:
         raise ValueError(f"{task.name}: the answer to {hidden[0]} is hidden, it cannot be scored.")
-    return metric.compute(task, predictions, examples)
 
 
 # Of classes and selections
@@ -237,22 +254,24 @@ def _needed(package: str) -> Iterator[None]:
         raise ImportError(f"This metric needs the package {package}: pip install {package}.") from error
 
 
-def _of_answers(name: str, text_score: TextScore) -> Metric:
-    return Metric(partial(best_of_answers, name, text_score), "answers")
+def _of_answers(name: str, text_score: TextScore, *packages: str) -> Metric:
+    return Metric(partial(best_of_answers, name, text_score), "answers", packages)
 
 
+# Optional packages by the names that pip knows, and what is imported of them.
+MODULES = {"rouge-score": "rouge_score", "rouge": "rouge", "jieba": "jieba"}
 METRICS: dict[str, Metric] = {
     "accuracy": Metric(accuracy, "label"),
     "selection_f1": Metric(selection_f1, "selected"),
     "selection_exact": Metric(selection_exact, "selected"),
     "exact_match": _of_answers("exact_match", exact_match),
     "f1": _of_answers("f1", token_f1),
-    "rouge": Metric(rouge, "answers"),
+    "rouge": Metric(rouge, "answers", ("rouge-score",)),
     "longbench_f1_first_line": _of_answers("f1", partial(on_first_line, token_f1)),
-    "longbench_f1_chinese": _of_answers("f1", chinese_f1),
-    "longbench_rouge": _of_answers("rouge_l", longbench_rouge),
-    "longbench_rouge_first_line": _of_answers("rouge_l", partial(on_first_line, longbench_rouge)),
-    "longbench_rouge_chinese": _of_answers("rouge_l", longbench_rouge_chinese),
+    "longbench_f1_chinese": _of_answers("f1", chinese_f1, "jieba"),
+    "longbench_rouge": _of_answers("rouge_l", longbench_rouge, "rouge"),
+    "longbench_rouge_first_line": _of_answers("rouge_l", partial(on_first_line, longbench_rouge), "rouge"),
+    "longbench_rouge_chinese": _of_answers("rouge_l", longbench_rouge_chinese, "rouge", "jieba"),
     "longbench_class": Metric(longbench_class, "answers"),
     "longbench_retrieval": _of_answers("retrieval_score", number_share),
     "longbench_count": _of_answers("count_score", number_share),

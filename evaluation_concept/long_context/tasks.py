@@ -2,18 +2,28 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a task is: examples, how an answer to one looks, how answers are scored, and where the examples are found."""
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
 from transformers import PreTrainedTokenizerBase
+
+from evaluation_concept import tasks as text_tasks
 
 CLASSIFICATION, MULTIPLE_CHOICE = "classification", "multiple_choice"
 EXTRACTIVE, SELECTION, GENERATIVE = "extractive", "selection", "generative"
 KINDS = (CLASSIFICATION, MULTIPLE_CHOICE, EXTRACTIVE, SELECTION, GENERATIVE)
 # The only split of tasks that are cross-validated.
 ALL = "all"
+# What a task is asked to be scored on: what is reported of it, or what settings are chosen on.
+TEST, VALIDATION = "test", "validation"
+# The split that is taken out of the training examples where no other is free to choose settings on.
+HELD_OUT = "held out of train"
+# A tenth, as where run_glue.py chooses settings.
+HELD_OUT_PARTS = 10
+TUNING_NOTE = "scored to choose settings by, on nothing that the reported score of the task is of"
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,3 +190,64 @@ def label_names(task: Task, examples: Examples) -> tuple[str, ...]:
     if unknown := sorted(found - set(task.labels)):
         raise ValueError(f"{task.name} has no class {unknown[0]!r}; it has: {', '.join(task.labels)}.")
     return task.labels
+
+
+def to_tune_on(task: Task, examples: Examples) -> tuple[Task, Examples]:
+    """
+    The task as settings are chosen on, and its examples without any that its reported score is of.
+
+    It is scored on its validation split; where it has none, or reports that one, on a part held out of the training
+    examples. The examples of a cross-validated task are left as they are: see `held_out_of_folds`.
+
+    Raises:
+        ValueError: it has nothing but what is reported.
+    """
+    if task.folds and task.kind != GENERATIVE:
+        return replace(task, scored=HELD_OUT, note=TUNING_NOTE), examples
+    if not examples.get("train"):
+        raise ValueError(f"{task.name} has no examples besides those that are reported: no settings can be chosen.")
+    if task.scored != VALIDATION and examples.get(VALIDATION):
+        kept = {name: examples[name] for name in ("train", VALIDATION)}
+        return replace(task, scored=VALIDATION, note=TUNING_NOTE), kept
+    train, held_out = hold_out(task, examples["train"])
+    return replace(task, scored=HELD_OUT, note=TUNING_NOTE), {"train": train, HELD_OUT: held_out}
+
+
+def hold_out(task: Task, examples: Sequence[Example], part: int = 0) -> tuple[list[Example], list[Example]]:
+    """
+    The examples without a tenth of them, and that tenth; no group or text is on both sides.
+
+    Args:
+        task: theirs.
+        examples: at least two groups or texts; with fewer than ten, one is held out.
+        part: which tenth.
+
+    Raises:
+        ValueError: a single group.
+    """
+    # Questions on the same document belong together, whoever made the groups.
+    groups = tuple(example.group or _text_digest(example.text) for example in examples)
+    parts = min(HELD_OUT_PARTS, len(set(groups)))
+    if parts < 2:
+        raise ValueError(f"{task.name}: no group of examples can be held out of {parts} to train on.")
+    rows = text_tasks.split_by_group(text_tasks.Examples((groups,), None, groups), parts)[part % parts]
+    train, held_out = ([examples[row] for row in some] for some in rows)
+    return train, held_out
+
+
+def held_out_of_folds(task: Task, folds: Sequence[Sequence[Example]]) -> list[list[Example]]:
+    """
+    What is held out of the training part of each fold.
+
+    Args:
+        task: of the folds.
+        folds: the whole training part of each.
+
+    Raises:
+        ValueError: a fold with a single group.
+    """
+    return [hold_out(task, train, number)[1] for number, train in enumerate(folds)]
+
+
+def _text_digest(text: str) -> str:
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()

@@ -438,11 +438,39 @@ def flags(kept: Path, folder: Path, **changes: Any) -> list[str]:
     return Cell("", "", "", "", "", given).flags({"TASKS": kept / "text", "CELLS": folder})
 
 
+def test_what_texts_alone_decide_is_made_once_for_all_models(kept, monkeypatch):
+    made: list[str] = []
+
+    def count(name: str) -> None:
+        function = getattr(pretraining, name)
+        monkeypatch.setattr(pretraining, name, lambda *args: made.append(name) or function(*args))
+
+    names = ("swap_pairs", "same_bags", "pairs_of_texts", "read_text_pairs", "tfidf_likeness")
+    for name in names:
+        count(name)
+    text, tokenizer = str(kept / "text" / "held_out.parquet"), str(kept / "tokenizer")
+    scored = str(kept / "text" / "pairs.parquet")
+    for _ in range(2):
+        order = pretraining.order_task(text, tokenizer, 64, 59)
+        tasks = pretraining.likeness_tasks(text, tokenizer, scored, 19)
+    assert sorted(made) == sorted((*names, "tfidf_likeness"))
+    texts_of_file = pq.read_table(text)["text"].to_pylist()
+    loaded = pretraining.load_tokenizer(tokenizer)
+    pairs = pretraining.same_bags(loaded, pretraining.swap_pairs(texts_of_file, 59, pretraining.SEED), 64)
+    assert [ids.tolist() for ids in order.swapped] == [ids.tolist() for _, _, ids in pairs]
+    assert set(tasks) == {"neighbours", "paraphrases"}
+    likeness = pretraining.tfidf_likeness(tasks["neighbours"].pairs)
+    assert tasks["neighbours"].tfidf == pretraining.agreement(likeness, tasks["neighbours"].pairs)["auc"]
+    # Other settings are another task.
+    assert len(pretraining.order_task(text, tokenizer, 64, 30).original) < len(order.original)
+
+
 def test_the_loss_has_the_same_masks_whatever_the_seed(kept, tmp_path):
-    evaluated = pretraining.evaluation_flags(flags(kept, tmp_path, seed=3), tmp_path)
+    evaluated = pretraining.evaluation_flags(flags(kept, tmp_path, seed=3, dataloader_num_workers=2), tmp_path)
     assert evaluated[evaluated.index("--seed") + 1] == str(pretraining.SEED)
     assert evaluated[evaluated.index("--max_seq_length") + 1] == "64"
     assert "--do_train" not in evaluated
+    assert evaluated[evaluated.index("--dataloader_num_workers") + 1] == "0"
 
 
 def test_rows_of_full_length_are_wanted(kept, tmp_path):

@@ -136,6 +136,14 @@ def test_figures_of_long_documents():
     assert by_name["needle"].columns == ["model", "task", "4K", "16K", "64K"]
 
 
+def test_what_was_scored_to_choose_settings_is_not_collected(tmp_path):
+    tuned = record("documents", "ours", "sotu_eras", {"model": predicting(10)}, split="validation")
+    write_records(tmp_path / "new.jsonl", by_cell([tuned]))
+    with pytest.raises(ValueError, match="scored on validation"):
+        command.main(["collect", "long_context", str(tmp_path / "new.jsonl")], tmp_path)
+    assert not (tmp_path / "long_context_runs.jsonl").exists()
+
+
 def test_seeds_with_a_record_each_are_as_seeds_of_one_record():
     def needles(predicted: np.ndarray, seeds: list[int | None], right: np.ndarray = RIGHT) -> list[Record]:
         made = []

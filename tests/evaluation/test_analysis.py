@@ -99,7 +99,7 @@ def test_sentences_that_are_too_long_or_of_other_tokens_are_left_out(tokenizer):
     other = SwapPair("the mill is near here", "the mill is near there", 0)
     long = SwapPair("a " * longest + "mill stands", "a " * longest + "stands mill", 0)
     marked = SwapPair("a [MASK] of the mill", "a [MASK] the of mill", 0)
-    found = same_bags(subject, [kept, other, long, marked])
+    found = same_bags(tokenizer, [kept, other, long, marked], longest)
     assert [pair for pair, _, _ in found] == [kept, marked]
     assert tokenizer.mask_token_id not in found[1][1]
 
@@ -111,6 +111,13 @@ def test_the_model_is_left_as_it_was(tokenizer):
     analyse(subject)
     assert subject.model.config._attn_implementation == attention
     assert all(torch.equal(weight, before[name]) for name, weight in subject.model.state_dict().items())
+
+
+def test_a_random_encoder_is_made_when_it_is_asked_for_and_once(tokenizer):
+    subject = make_subject(tokenizer)
+    assert "random" not in vars(subject)
+    assert subject.encoders["random"] is subject.random
+    assert subject.random is not subject.model
 
 
 def test_an_analysis_can_be_repeated(tokenizer):

@@ -8,7 +8,15 @@ from dataclasses import asdict
 import pytest
 import torch
 
-from evaluation_concept.ablation import SHARES, SlotAblation, ablate_slots, nothing_written_back, unigram_loss
+from evaluation_concept import ablation
+from evaluation_concept.ablation import (
+    MEASURES,
+    SHARES,
+    SlotAblation,
+    ablate_slots,
+    nothing_written_back,
+    unigram_loss,
+)
 from modeling_concept import ConceptEncoderForMaskedLM
 from tests.modeling.tiny import MASK, masked_batch, tiny_config, tiny_model
 
@@ -109,6 +117,52 @@ def test_slots_of_a_table_are_all_alike_and_have_no_span():
     found = ablate(build("learned_concepts"))
     assert list(found.without_slot) == list(range(5))
     assert (found.own_span, found.own_span_without) == (None, None)
+
+
+class Decodes:
+    """Counts how often a model is asked for a loss."""
+
+    def __init__(self, model: ConceptEncoderForMaskedLM) -> None:
+        self.number = 0
+        model.register_forward_hook(self.count)
+
+    def count(self, *_: object) -> None:
+        self.number += 1
+
+
+def test_what_is_not_asked_for_is_not_decoded_and_the_rest_is_the_same():
+    model = build()
+    found, asked = ablate(model), ("full", "without_concepts", "tokens_alone", "unigram")
+    decodes = Decodes(model)
+    some = ablate(model, measures=asked)
+    assert decodes.number == 3 * len(batches())
+    assert {name: getattr(some, name) for name in asked} == {name: getattr(found, name) for name in asked}
+    assert (some.without_share, some.without_slot, some.own_span) == ({}, {}, None)
+    assert some.num_tokens == found.num_tokens
+    nothing = ablate(model, measures=())
+    assert nothing.full == found.full
+    assert (nothing.without_concepts, nothing.tokens_alone, nothing.unigram) == (None, None, None)
+    for measure in ("without_share", "without_slot"):
+        assert getattr(ablate(model, measures=[measure]), measure).keys() == getattr(found, measure).keys()
+
+
+def test_measures_that_there_are_not_are_named():
+    assert set(MEASURES) <= set(SlotAblation.__annotations__)
+    with pytest.raises(ValueError, match="no measure 'half'"):
+        ablate(build(), measures=["half"])
+
+
+def test_losses_stay_on_their_device_until_all_are_there(monkeypatch):
+    """Two waits for each mean and one for the number of tokens; none for a decode."""
+    waits = []
+    numbers = ablation._numbers
+    monkeypatch.setattr(ablation, "_numbers", lambda scalars: waits.append(len(scalars)) or numbers(scalars))
+    model, rows = build(), batches() * 4
+    decodes = Decodes(model)
+    ablate_slots(model, rows, list(SPECIAL), measures=("full", "without_concepts"))
+    assert decodes.number == 2 * len(rows)
+    assert set(waits) == {len(rows)}
+    assert len(waits) == 2 * 2 + 1
 
 
 def test_draws_depend_on_the_seed():

@@ -87,6 +87,13 @@ def test_concepts_are_those_of_the_rows_alone(tokenizer, variant):
     assert mean_concepts(encoded)[0] == pytest.approx(first.numpy(), abs=1e-6)
 
 
+def test_concepts_leave_the_device_once_a_batch(tokenizer, monkeypatch):
+    copies, cpu = [], torch.Tensor.cpu
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: copies.append(tensor.shape) or cpu(tensor))
+    encode_rows(small_model(tokenizer), [np.arange(5, length) for length in range(20, 40)])
+    assert [shape[0] for shape in copies] == [20, 20]
+
+
 def test_a_random_encoder_has_the_same_shape_and_other_weights(tokenizer):
     model = small_model(tokenizer)
     random = random_encoder(model, seed=1)

@@ -10,7 +10,9 @@ import torch
 from scipy.stats import entropy, ortho_group
 from sklearn.decomposition import PCA
 from sklearn.metrics.pairwise import cosine_similarity
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from evaluation_concept import concept_metrics
 from evaluation_concept.concept_metrics import (
     centred_spectrum,
     dead_slots,
@@ -53,6 +55,52 @@ def reference_ranks(concepts: torch.Tensor) -> list[float]:
 
 def test_entropy_ranks_are_the_exponential_of_the_entropy_of_singular_values(concepts):
     assert entropy_ranks(concepts).tolist() == pytest.approx(reference_ranks(concepts))
+
+
+@pytest.mark.parametrize("shape", [(9, 24, 40), (9, 40, 24)])
+def test_entropy_ranks_of_concepts_that_nearly_lie_in_a_plane_keep_their_digits(shape):
+    """Singular values over four decades, beside a mean that is larger than all: the squares span eight."""
+    documents, slots, width = shape
+    generator = torch.Generator().manual_seed(1)
+    frames = torch.linalg.qr(torch.randn(documents, slots, slots, generator=generator, dtype=torch.float64)).Q
+    sizes = torch.logspace(0, -4, min(slots, width), dtype=torch.float64)
+    others = torch.linalg.qr(torch.randn(documents, width, width, generator=generator, dtype=torch.float64)).Q
+    concepts = (frames[..., : len(sizes)] * sizes) @ others[:, : len(sizes)] + 0.5
+    mask = torch.arange(slots) < torch.randint(2, slots + 1, (documents, 1), generator=generator)
+    expected = []
+    for document, used in zip(concepts.numpy(), mask.numpy(), strict=True):
+        values = np.linalg.svd(document[used] - document[used].mean(axis=0), compute_uv=False)
+        kept = values[values > concept_metrics.ROUNDING * np.linalg.norm(document[used])]
+        expected.append(float(np.exp(entropy(kept))))
+    assert entropy_ranks(concepts, mask).tolist() == pytest.approx(expected, rel=1e-6)
+
+
+def test_parts_that_fit_into_memory_have_the_numbers_of_the_whole(concepts, mask, monkeypatch):
+    whole = measure_concepts(concepts, mask)
+    monkeypatch.setattr(concept_metrics, "MOST_PRODUCTS", 2 * SLOTS**2)
+    assert asdict(measure_concepts(concepts, mask)) == pytest.approx(asdict(whole), rel=1e-12)
+
+
+class Operations(TorchDispatchMode):
+    """Counts the operations on tensors, by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.names.append(function.name())
+        return function(*args, **(kwargs or {}))
+
+
+def test_concepts_are_prepared_once_and_documents_measured_together():
+    found = {}
+    for documents in (4, 32):
+        with Operations() as operations:
+            measure_concepts(torch.rand(documents, SLOTS, WIDTH))
+        found[documents] = operations.names
+    assert found[4] == found[32]
+    assert sum("masked_fill" in name for name in found[4]) == 1
 
 
 def test_entropy_ranks_reach_their_ends():

@@ -12,7 +12,12 @@ from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
 from evaluation_concept.health import NOTED, SICK, WELL, Finding, Patient, check_health, examine, is_well
-from modeling_concept import ConceptEncoderForSequenceClassificationViaDecoder
+from modeling_concept import (
+    ConceptEncoder,
+    ConceptEncoderForSequenceClassificationViaDecoder,
+    ConceptEncoderForTextEncoding,
+    ConceptEncoderForTokenClassification,
+)
 from tests.evaluation.checkpoints import save_checkpoint, small_model, small_tokenizer
 from training_concept.tokenization import train_tokenizer
 
@@ -224,6 +229,62 @@ def test_what_is_no_such_checkpoint_is_named(checkpoint, tokenizer, tmp_path):
     )
     with pytest.raises(ValueError, match="no concept encoder"):
         check_health(bert)
-    model = ConceptEncoderForSequenceClassificationViaDecoder(small_model(tokenizer).config)
-    with pytest.raises(ValueError, match="ViaDecoder"):
-        check_health(save_checkpoint(tmp_path / "classifier", model, tokenizer))
+    config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+    (checkpoint / "config.json").write_text(json.dumps(config | {"architectures": ["ConceptEncoderForPoetry"]}))
+    with pytest.raises(ValueError, match="holds a ConceptEncoderForPoetry; what can be examined are"):
+        check_health(str(checkpoint))
+
+
+def with_head(kind: type, tokenizer) -> torch.nn.Module:
+    """A model of that kind with the encoder of `small_model`."""
+    source = small_model(tokenizer)
+    model = kind(source.config).eval()
+    model.base_model.load_state_dict(source.model.state_dict())
+    return model
+
+
+HEADS = [
+    ConceptEncoder,
+    ConceptEncoderForSequenceClassificationViaDecoder,
+    ConceptEncoderForTextEncoding,
+    ConceptEncoderForTokenClassification,
+]
+
+
+@pytest.mark.parametrize("kind", HEADS)
+@pytest.mark.parametrize("trust_remote_code", [False, True])
+def test_checkpoints_with_other_heads_are_examined(tokenizer, tmp_path, kind, trust_remote_code):
+    folder = save_checkpoint(tmp_path / "headed", with_head(kind, tokenizer), tokenizer)
+    findings = {finding.check: finding for finding in check_health(folder, trust_remote_code=trust_remote_code)}
+    assert {finding.status for finding in findings.values()} == {WELL}
+    assert len(findings) == 8
+    assert "tied weights" not in findings
+
+
+def test_a_classifier_with_damaged_weights_is_sick(tokenizer, tmp_path):
+    model = with_head(ConceptEncoderForSequenceClassificationViaDecoder, tokenizer)
+    folder = Path(save_checkpoint(tmp_path / "classifier", model, tokenizer))
+
+    def change(tensors):
+        tensors["classifier.weight"][0, 3] = float("nan")
+
+    spoil(folder, change)
+    findings = diagnose(folder)
+    assert sick(findings) == ["weights finite"]
+    assert "classifier.weight" in findings["weights finite"].detail
+    spoil(folder, lambda tensors: tensors.pop("classifier.weight"))
+    assert "classifier.weight" in diagnose(folder)["weights complete"].detail
+
+
+def test_a_classifier_is_examined_as_a_masked_lm_is(tokenizer, tmp_path):
+    """Another tokenizer, concepts that are copies, and padding that is read."""
+    model = with_head(ConceptEncoderForSequenceClassificationViaDecoder, tokenizer)
+    folder = Path(save_checkpoint(tmp_path / "classifier", model, tokenizer))
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps(config | {"mask_token_id": config["mask_token_id"] + 20}))
+    assert sick(diagnose(folder)) == ["tokenizer"]
+    forward = model.model.forward
+    model.model.forward = lambda ids, attention_mask=None, *rest, **options: forward(ids, None, *rest, **options)
+    assert sick(examined(model, tokenizer)) == ["padding"]
+    replace_concepts(model, lambda concepts: concepts[:, :1].expand_as(concepts))
+    assert "duplicate concepts" in sick(examined(model, tokenizer))

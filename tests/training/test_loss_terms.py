@@ -99,6 +99,16 @@ def test_an_uncertainty_within_bounds_has_its_known_optimum():
     assert float(learn(manager, [0.4, 0.7])[1]) == pytest.approx(1 / 1.4, abs=0.01)
 
 
+def test_small_weights_beside_a_task_above_1_end_at_four_times_what_was_configured():
+    """At its bounds the weighting by uncertainty is a fixed one, whatever the values are."""
+    configured = [0.05, 0.02]
+    for values in ([1.1, 0.9, 2.0], [9.0, 3.0, 0.3]):
+        manager = ConceptLossManager(parse_concept_losses("vicreg:0.05,orthogonality:0.02"), "kendall_gal")
+        weights = learn(manager, values)
+        assert float(weights[0]) == pytest.approx(0.5)
+        assert (weights[1:] / weights[0]).tolist() == pytest.approx([4 * weight for weight in configured])
+
+
 @pytest.mark.parametrize("task", [0.01, 4.0, 1e4])
 @pytest.mark.parametrize("loss", [-5.0, 1e-6, 1e4])
 def test_no_losses_mute_the_task(task, loss):

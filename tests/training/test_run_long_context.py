@@ -87,7 +87,8 @@ def test_all_of_scrolls_runs_from_one_command(scrolls):
 
 def test_the_leaderboard_gets_one_file_of_all_tasks(scrolls):
     output, _ = scrolls
-    with (output / "submission" / "scrolls_predictions.csv").open(newline="") as file:
+    assert not (output / "submission" / "scrolls_predictions.csv").exists()
+    with (output / "submission" / "scrolls_predictions.partial.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == ["Task", "ID", "Prediction"]
     found: dict[str, list] = {}
@@ -99,6 +100,8 @@ def test_the_leaderboard_gets_one_file_of_all_tasks(scrolls):
     texts = " ".join(passage(f"test {row}") + f" the needle text {passage(f'test {row}b')}" for row in range(6))
     assert all(answer and answer in texts for answer in found["narrative_qa"])
     assert {row["ID"] for row in rows} == {f"test{row}" for row in range(6)}
+    missing = "scrolls_predictions.partial.csv lacks gov_report, summ_screen_fd, qmsum"
+    assert missing in (output / "results.md").read_text()
 
 
 def test_scores_are_those_of_the_predictions_that_are_kept(scrolls):
@@ -110,6 +113,23 @@ def test_scores_are_those_of_the_predictions_that_are_kept(scrolls):
     systems = results["tasks"]["scrolls_contract_nli"]["systems"]
     assert systems["model"]["scores"] == [pytest.approx(100 * sum(hits) / 6)]
     assert {"majority", "bag_of_words", "bag_of_words_first_512"} <= set(systems)
+
+
+def test_the_file_for_the_leaderboard_has_its_name_when_all_seven_tasks_are_there(tmp_path, checkpoint, benchmarks):
+    pytest.importorskip("rouge_score")
+    folder, settings = tmp_path / "out" / "submission", {"data_dir": benchmarks, "do_predict": True, "max_steps": 1}
+    settings |= {"baselines": False}
+    run(checkpoint, tmp_path / "out", task_name=[f"scrolls_{name}" for name in SCROLLS[:4]], **settings)
+    assert [path.name for path in folder.glob("*.csv")] == ["scrolls_predictions.partial.csv"]
+
+    def generator(examples: Sequence[Example]) -> list[str]:
+        return ["the needle text" for _ in examples]
+
+    run(checkpoint, tmp_path / "out", generator, task_name=[f"scrolls_{name}" for name in SCROLLS[4:]], **settings)
+    assert [path.name for path in folder.glob("*.csv")] == ["scrolls_predictions.csv"]
+    with (folder / "scrolls_predictions.csv").open(newline="") as file:
+        assert {row["Task"] for row in csv.DictReader(file)} == set(SCROLLS)
+    assert "partial" not in (tmp_path / "out" / "results.md").read_text()
 
 
 def test_written_answers_are_taken_from_a_generator(tmp_path, checkpoint, benchmarks):
@@ -246,7 +266,9 @@ def test_lengths_are_trained_in_turn(tmp_path, monkeypatch):
     assert records[0]["configuration"]["hidden_size"] == 32
 
 
-def test_each_length_has_its_number_of_documents_its_batches_and_its_score(tmp_path):
+def test_each_length_has_its_number_of_documents_its_batches_and_its_score(tmp_path, monkeypatch):
+    # Long enough for the question.
+    monkeypatch.setattr(run_long_context, "FIRST_TOKENS", 100)
     lengths = {"length_curriculum": [128, 192], "max_seq_length": 256, "curriculum_examples": [6, 4, 3]}
     settings = {"task_name": ["ruler_multi_key"], "seeds": [1, 2], "batch_tokens": 384, "score_every_length": True}
     steps = {"max_steps": None, "num_train_epochs": 1, "generated_sizes": [8, 2, 5]}
@@ -255,10 +277,12 @@ def test_each_length_has_its_number_of_documents_its_batches_and_its_score(tmp_p
     assert {length: found["runs"] for length, found in task["by_length"].items()} == {"128": 2, "192": 2}
     assert all(0 <= score <= 100 for found in task["by_length"].values() for score in found["scores"])
     assert task["trained_on"] == [3]
-    cells = tmp_path / "out" / "cells" / "ruler_multi_key" / "model" / "seed-1"
-    facts = [json.loads((cells / f"length-{length}" / "cell.json").read_text()) for length in (128, 192, 256)]
-    # Six documents of 128 tokens in batches of three, four of 192 in pairs, three of 256 one by one.
-    assert [fact["steps"] for fact in facts] == [2, 2, 3]
+    # Six documents of 128 tokens in batches of three, four of 192 in pairs, three of 256 one by one; also where only
+    # their first tokens are read, so that the one may be compared with the other.
+    for system in ("model", "first_512"):
+        cells = tmp_path / "out" / "cells" / "ruler_multi_key" / system / "seed-1"
+        facts = [json.loads((cells / f"length-{length}" / "cell.json").read_text()) for length in (128, 192, 256)]
+        assert [fact["steps"] for fact in facts] == [2, 2, 3]
 
 
 def test_what_is_trained_on_is_drawn_from_all(tmp_path, checkpoint):
@@ -366,6 +390,8 @@ def test_what_is_cut_off_is_learned_nothing_from():
             {"task_name": ["scrolls_qasper"], "readout": "concepts"},
             "--readout is for classes and choices, and",
         ),
+        ({"scored_split": "train"}, "--scored_split train must be test or validation"),
+        ({"scored_split": "validation", "do_predict": True}, "--do_predict is for what is reported"),
         ({"batch_tokens": 0}, "--batch_tokens 0"),
         ({"do_eval": None}, "Nothing to do"),
         ({"task_name": ["sotu_eras"], "do_train": None}, "sotu_eras is cross-validated"),

@@ -133,7 +133,7 @@ class FineTuner:
             claim_folder(args, description)
         facts = self._train(trainer, cell, order, checkpoint) if cell.train is not None else {}
         logits = {name: self._predict(trainer, examples, order) for name, examples in cell.predicted.items()}
-        if not all(np.isfinite(values).all() for values in logits.values()):
+        if not all(self._are_numbers(task, cell.predicted[name], order, logits[name]) for name in logits):
             logger.warning("%s: the model diverged, it answers with what is no number.", cell.folder)
         if cell.keep is not None:
             trainer.save_model(str(cell.keep), _internal_call=True)
@@ -273,6 +273,10 @@ class FineTuner:
     def _predict(self, trainer: FineTuningTrainer, examples: Examples, order: tuple[str, ...]) -> np.ndarray:
         logits = trainer.predict(self._tokens(trainer.task, examples, order)).predictions
         return task_logits(logits[0] if isinstance(logits, tuple) else logits, trainer.task, order)
+
+    def _are_numbers(self, task: Task, examples: Examples, order: tuple[str, ...], outputs: np.ndarray) -> bool:
+        """Whether a model that has not diverged could have given `outputs` for these examples."""
+        return bool(np.isfinite(outputs).all())
 
 
 def read_cell(folder: Path) -> CellResult:

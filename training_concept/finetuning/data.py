@@ -3,11 +3,14 @@
 """From the examples of a task to rows of token ids and their batches."""
 
 import logging
+from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from datasets import Dataset
+from tokenizers import Encoding
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
 from evaluation_concept.tasks import Examples, Task
@@ -15,6 +18,10 @@ from evaluation_concept.tasks import Examples, Task
 logger = logging.getLogger(__name__)
 
 TENSOR_CORES = 8
+# Of a text so much is read at first to find some tokens, and so many times more where that was too little.
+CHARACTERS_PER_TOKEN, MORE = 8, 4
+# Characters read behind words whose tokens are relied upon.
+MARGIN = 256
 
 
 def drawn_rows(rows: int, number: int | None) -> np.ndarray:
@@ -22,6 +29,86 @@ def drawn_rows(rows: int, number: int | None) -> np.ndarray:
     if number is None or number >= rows:
         return np.arange(rows)
     return np.sort(np.random.default_rng(0).choice(rows, number, replace=False))
+
+
+def text_rows(columns: Sequence[Sequence[str]]) -> Dataset:
+    """Texts as columns `text_0` and `text_1`, with offsets of 64 bits: those of a column of strings end at 2 GiB."""
+    return Dataset(pa.table({f"text_{n}": pa.array(column, pa.large_string()) for n, column in enumerate(columns)}))
+
+
+def cut_rows(columns: Sequence[Sequence[str]], tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[list[str]]:
+    """
+    Texts or pairs of texts without most of what is dropped of them anyway: tokens of the rows remain as they were.
+
+    Args:
+        columns: one or two, of n texts each.
+        tokenizer: theirs.
+        max_length: tokens of a row, special ones included, to which the longer text of a pair is then cut first.
+    """
+    cut = [cut_texts(column, tokenizer, max_length + 1) for column in columns]
+    if len(cut) == 1:
+        return cut
+    rows = zip(zip(*columns, strict=True), zip(*cut, strict=True), strict=True)
+    pairs = [_cut_pair(texts, starts, tokenizer, max_length) for texts, starts in rows]
+    return [list(column) for column in zip(*pairs, strict=True)]
+
+
+def _cut_pair(
+    texts: Sequence[str], starts: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> Sequence[str]:
+    """
+    Starts of a pair, of which the same one is longer as of the texts.
+
+    Of two that are too long that one gets a token more where their number is odd; else it makes no difference.
+    """
+    is_cut = any(len(start) < len(text) for text, start in zip(texts, starts, strict=True))
+    if not is_cut or any(_count(start, tokenizer) <= max_length for start in sorted(starts, key=len)):
+        return starts
+    first, second = (_count(text, tokenizer) for text in texts)
+    longer, found = int(first <= second), list(starts)
+    found[longer] = cut_texts([texts[longer]], tokenizer, _count(starts[1 - longer], tokenizer) + 1)[0]
+    # The last word of a start, which is not a whole one, may have more tokens than all of its text.
+    is_so = (_count(found[0], tokenizer) > _count(found[1], tokenizer)) == (first > second)
+    return found if is_so else texts
+
+
+def _count(text: str, tokenizer: PreTrainedTokenizerBase) -> int:
+    return len(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+
+def cut_texts(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, number: int) -> list[str]:
+    """
+    Starts of texts, with the same first `number` tokens, of the same characters, as the whole texts.
+
+    A fast tokenizer splits a text into words, and turns each into tokens without a look at the others. So one that
+    has ended, with white space, the start of another and a margin read behind it, has the tokens of the whole text.
+    As long as these are too few, more is read: all of it if nothing splits the text.
+
+    Args:
+        texts: n of them.
+        tokenizer: theirs; if it is a slow one, or drops starts of texts, these stay whole.
+        number: of tokens, without special ones.
+    """
+    found, length = list(texts), number * CHARACTERS_PER_TOKEN + MARGIN
+    rows = list(range(len(found))) if tokenizer.is_fast and tokenizer.truncation_side == "right" else []
+    while rows := [row for row in rows if len(texts[row]) > length]:
+        starts = [texts[row][:length] for row in rows]
+        encodings = tokenizer(starts, add_special_tokens=False, verbose=False).encodings
+        settled = [_settled_tokens(*pair) >= number for pair in zip(starts, encodings, strict=True)]
+        for row, start, is_enough in zip(rows, starts, settled, strict=True):
+            found[row] = start if is_enough else found[row]
+        rows, length = [row for row, is_enough in zip(rows, settled, strict=True) if not is_enough], length * MORE
+    return found
+
+
+def _settled_tokens(start: str, encoding: Encoding) -> int:
+    """How many tokens of `start` are so whatever comes behind it."""
+    chunks = start[:-MARGIN].rsplit(maxsplit=1)
+    reach = len(chunks[0]) if len(chunks) > 1 else 0
+    ends, words = [end for _, end in encoding.offsets], encoding.word_ids
+    # A word that goes on behind that is left out as a whole.
+    beyond = bisect_right(ends, reach)
+    return words.index(words[beyond]) if beyond < len(words) else 0
 
 
 def tokenize(
@@ -53,13 +140,14 @@ def tokenize(
         raise ValueError(f"--max_seq_length {max_length} leaves no room for text: {special} tokens are special ones.")
 
     def encode(batch: dict[str, list[str]]) -> dict[str, Any]:
-        texts = [batch[f"text_{number}"] for number in range(len(examples.texts))]
+        texts = cut_rows([batch[name] for name in names], tokenizer, max_length)
         rows = tokenizer(*texts, truncation=True, max_length=max_length)
         # One that is full may have been exactly so long.
         return {**rows, "is_full": [len(ids) == max_length for ids in rows["input_ids"]]}
 
-    columns: dict[str, Any] = {f"text_{number}": column for number, column in enumerate(examples.texts)}
-    rows = Dataset.from_dict(columns).map(encode, batched=True, remove_columns=list(columns), num_proc=num_proc)
+    rows = text_rows(examples.texts)
+    names = rows.column_names
+    rows = rows.map(encode, batched=True, remove_columns=names, num_proc=num_proc)
     if full := int(np.sum(rows.with_format("numpy")["is_full"][:])):
         message = "%s: %d of %d examples fill or exceed the %d tokens of --max_seq_length, and the rest is not read."
         logger.warning(message, task.name, full, len(rows), max_length)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from evaluation_concept.long_context.registry import find_tasks
+from evaluation_concept.long_context.tasks import TEST
 from training_concept.finetuning.arguments import RepetitionArguments
 
 LONGEST = 65_536
@@ -81,6 +82,13 @@ class LongContextArguments(RepetitionArguments):
     )
     max_eval_samples: int | None = field(
         default=None, metadata={"help": "Score the first so many examples only, of each fold, to try things out."}
+    )
+    scored_split: str = field(
+        default=TEST,
+        metadata={
+            "help": "What to score: test is what is reported of a task; validation, to choose settings by, is its "
+            "validation split, or a part held out of the training examples (of each fold)."
+        },
     )
     baselines: bool = field(
         default=True, metadata={"help": "Whether to score the most frequent answer and a bag of words too."}

@@ -145,6 +145,9 @@ def _choose(examples: Sequence[Example], scores: np.ndarray) -> list[Prediction]
 
 def _select(task: Task, example: Example, logits: np.ndarray) -> Prediction:
     logits = logits[: len(example.candidates)]
+    if np.isneginf(logits).all():
+        # All are cut off: to name one would be right by chance.
+        return ()
     if task.single:
         return (int(logits.argmax()),)
     return tuple(int(number) for number in np.flatnonzero(logits > 0))

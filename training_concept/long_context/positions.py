@@ -9,6 +9,7 @@ output) and an end (second output) of 30 tokens at most (BERT on SQuAD, arXiv 18
 several times the probabilities are summed (arXiv 1710.10723). No answer is the first token.
 """
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -19,11 +20,14 @@ from torch import nn
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from evaluation_concept.long_context.tasks import SELECTION, Example, Task
+from training_concept.finetuning.data import cut_rows, text_rows
 from training_concept.finetuning.trainer import FineTuningTrainer
 from training_concept.long_context.forms import PositionExamples
 
 MOST_ANSWER_TOKENS = 30
 NOWHERE = -1
+# Of the rows, what is not the tokenizer's; and an argument of Longformer and its like.
+OWN_COLUMNS, GLOBAL = ("positions", "targets", "query_end"), "global_attention_mask"
 
 Batch = dict[str, torch.Tensor]
 Read = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -41,9 +45,10 @@ def tokenize_positions(
     Token ids, and where in them a model is asked and right.
 
     Returns:
-        Rows of what the tokenizer gives, `positions` and `targets`. Of a selection the first token of each candidate,
-        -1 if it is cut off, and whether it is right; else first and last token of the document, and first and last
-        token of each answer in turn.
+        Rows of what the tokenizer gives, `positions`, `targets` and `query_end`. Of a selection positions are the
+        first token of each candidate, -1 if it is cut off, and targets whether it is right; else first and last token
+        of the document, and first and last token of each answer in turn. The query, and what stands before it, are
+        the first `query_end` tokens; without a query that is the first token, which stands for no answer.
 
     Raises:
         ValueError: a tokenizer that cannot say which characters its tokens are.
@@ -53,13 +58,14 @@ def tokenize_positions(
     locate = _locate_candidates if task.kind == SELECTION else _locate_answers
 
     def encode(batch: Mapping[str, list], rows: Sequence[int]) -> dict[str, Any]:
-        columns = [batch[name] for name in names]
+        columns = cut_rows([batch[name] for name in names], tokenizer, max_length)
         encoded = tokenizer(*columns, truncation=True, max_length=max_length)
         found = [locate(task, examples.examples[row], encoded, place) for place, row in enumerate(rows)]
-        return {**encoded, "positions": [each[0] for each in found], "targets": [each[1] for each in found]}
+        own = {"positions": [each[0] for each in found], "targets": [each[1] for each in found]}
+        return {**encoded, **own, "query_end": [_query_end(encoded, place) for place in range(len(rows))]}
 
-    names = [f"text_{number}" for number in range(len(examples.texts))]
-    rows = Dataset.from_dict(dict(zip(names, map(list, examples.texts), strict=True)))
+    rows = text_rows(examples.texts)
+    names = rows.column_names
     return rows.map(encode, batched=True, with_indices=True, remove_columns=names, num_proc=num_proc)
 
 
@@ -84,6 +90,11 @@ def _document_side(encoded: BatchEncoding, row: int) -> int:
     return max(sequence for sequence in encoded.sequence_ids(row) if sequence is not None)
 
 
+def _query_end(encoded: BatchEncoding, row: int) -> int:
+    sides, document = encoded.sequence_ids(row), _document_side(encoded, row)
+    return max((token + 1 for token, side in enumerate(sides) if side is not None and side < document), default=1)
+
+
 def _token(encoded: BatchEncoding, row: int, character: int, side: int) -> int:
     token = encoded.char_to_token(row, character, side)
     return NOWHERE if token is None else token
@@ -93,20 +104,33 @@ class PositionCollator:
     """
     Pads rows of `tokenize_positions`; places that are none are -1.
 
+    A model with global attention gets a mask of it for the query, which Longformer's class for tokens, other than that
+    for questions, does not make itself: without one, what is far from the query would never see it.
+
     Args:
         tokenizer: pads token ids.
         length: that all rows get; `None` for the longest of the batch.
+        model: that the batches are for; `None` for any without global attention.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, length: int | None = None) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, length: int | None = None, model: nn.Module | None = None
+    ) -> None:
         self.tokenizer, self.length = tokenizer, length
+        self.has_global_attention = model is not None and GLOBAL in inspect.signature(model.forward).parameters
 
     def __call__(self, rows: list[dict[str, Any]]) -> Batch:
-        """A batch: `[rows, tokens]` of the tokenizer's, `positions` and `targets` `[rows, most]`."""
+        """
+        A batch: `[rows, tokens]` of the tokenizer's and, if the model takes it, `global_attention_mask`; `positions`
+        and `targets` `[rows, most]`.
+        """
         own = {name: [torch.tensor(row[name], dtype=torch.long) for row in rows] for name in ("positions", "targets")}
-        inputs = [{name: values for name, values in row.items() if name not in own} for row in rows]
+        inputs = [{name: row[name] for name in row if name not in OWN_COLUMNS} for row in rows]
         padding = "max_length" if self.length else "longest"
-        batch = self.tokenizer.pad(inputs, padding=padding, max_length=self.length, return_tensors="pt")
+        batch = dict(self.tokenizer.pad(inputs, padding=padding, max_length=self.length, return_tensors="pt"))
+        if self.has_global_attention:
+            ends = torch.tensor([row["query_end"] for row in rows])
+            batch[GLOBAL] = (torch.arange(batch["input_ids"].shape[1]) < ends[:, None]).long()
         pad = nn.utils.rnn.pad_sequence
         return {**batch, **{name: pad(values, True, NOWHERE) for name, values in own.items()}}
 

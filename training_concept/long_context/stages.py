@@ -76,8 +76,28 @@ def make_stage(
     tokenizer: PreTrainedTokenizerBase,
 ) -> Stage:
     """A stage of `parts` at a length, in batches of `options.batch_tokens` if that is given."""
+    args = _batched(training_args, options, length)
+    return Stage(length, make_tuner(task, model_args, options, args, tokenizer, length), parts)
+
+
+def cut_stage(
+    task: Task,
+    stage: Stage,
+    tokens: int,
+    model_args: ClassifierArguments,
+    options: LongContextArguments,
+    training_args: FineTuningArguments,
+    tokenizer: PreTrainedTokenizerBase,
+) -> Stage:
+    """A stage with the same examples in the same batches, of which no more than the first `tokens` are read."""
+    args = _batched(training_args, options, stage.length)
+    length = min(stage.length, tokens)
+    return replace(stage, tuner=make_tuner(task, model_args, options, args, tokenizer, length))
+
+
+def _batched(args: FineTuningArguments, options: LongContextArguments, length: int) -> FineTuningArguments:
     if options.batch_tokens:
-        training_args = copy.copy(training_args)
+        args = copy.copy(args)
         rows = max(options.batch_tokens // length, 1)
-        training_args.per_device_train_batch_size = training_args.per_device_eval_batch_size = rows
-    return Stage(length, make_tuner(task, model_args, options, training_args, tokenizer, length), parts)
+        args.per_device_train_batch_size = args.per_device_eval_batch_size = rows
+    return args

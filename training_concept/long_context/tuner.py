@@ -19,7 +19,7 @@ from transformers import (
 
 from evaluation_concept import tasks as text_tasks
 from evaluation_concept.files import write_json
-from evaluation_concept.long_context.tasks import Task
+from evaluation_concept.long_context.tasks import SELECTION, Task
 from training_concept.finetuning.arguments import ClassifierArguments, FineTuningArguments
 from training_concept.finetuning.cell import Cell, CellResult, FineTuner
 from training_concept.finetuning.data import task_logits
@@ -27,6 +27,7 @@ from training_concept.finetuning.model import build_classifier
 from training_concept.finetuning.trainer import FineTuningTrainer
 from training_concept.long_context.forms import PositionExamples
 from training_concept.long_context.positions import (
+    NOWHERE,
     PositionCollator,
     PositionTrainer,
     functions,
@@ -108,20 +109,21 @@ class PositionTuner(DocumentTuner):
     ) -> FineTuningTrainer:
         set_seed(cell.seed)
         length = self.options.max_seq_length if self.options.pad_to_max_length else None
+        model = build_classifier(
+            model_args,
+            config,
+            self.tokenizer,
+            trained=cell.train is not None,
+            auto_class=AutoModelForTokenClassification,
+        )
         return PositionTrainer(
-            build_classifier(
-                model_args,
-                config,
-                self.tokenizer,
-                trained=cell.train is not None,
-                auto_class=AutoModelForTokenClassification,
-            ),
+            model,
             args,
             task,
             order,
             functions=functions(self.asked),
             train_dataset=self._tokens(task, cell.train, order) if cell.train else None,
-            data_collator=PositionCollator(self.tokenizer, length),
+            data_collator=PositionCollator(self.tokenizer, length, model),
             processing_class=self.tokenizer,
         )
 
@@ -137,3 +139,12 @@ class PositionTuner(DocumentTuner):
 
     def _outputs(self, trainer: FineTuningTrainer, outputs: Any, order: tuple[str, ...]) -> np.ndarray:
         return np.asarray(outputs, dtype=np.float64)
+
+    def _are_numbers(
+        self, task: text_tasks.Task, examples: text_tasks.Examples, order: tuple[str, ...], outputs: np.ndarray
+    ) -> bool:
+        if self.asked.kind != SELECTION:
+            return super()._are_numbers(task, examples, order, outputs)
+        # Candidates that are cut off, and those that a row has fewer than others, are -inf.
+        asked = zip(self._tokens(task, examples, order)["positions"], outputs, strict=True)
+        return all(np.isfinite(row[: len(places)][np.array(places) != NOWHERE]).all() for places, row in asked)
