@@ -43,6 +43,7 @@ from training_concept.long_context.positions import (
     selection_loss,
     single_selection_loss,
 )
+from training_concept.long_context.tuner import DocumentTuner
 from training_concept.tokenization import train_tokenizer
 
 SCROLLS = ("contract_nli", "quality", "qasper", "narrative_qa", "gov_report", "summ_screen_fd", "qmsum")
@@ -83,6 +84,18 @@ def test_all_of_scrolls_runs_from_one_command(scrolls):
         assert task["facts"]["seconds_per_document"] > 0
     assert json.loads((output / "results.json").read_text()) == json.loads(json.dumps(results))
     assert "Not run: scrolls_qmsum" in (output / "results.md").read_text()
+
+
+def test_a_document_with_a_row_for_each_choice_is_timed_as_one(tmp_path, checkpoint, benchmarks, monkeypatch):
+    counted, measured = [], DocumentTuner._measured
+
+    def count(tuner: DocumentTuner, documents: int) -> Any:
+        counted.append(documents)
+        return measured(tuner, documents)
+
+    monkeypatch.setattr(DocumentTuner, "_measured", count)
+    run(checkpoint, tmp_path / "out", task_name=["scrolls_quality"], data_dir=benchmarks, max_steps=1)
+    assert set(counted) == {6}
 
 
 def test_the_leaderboard_gets_one_file_of_all_tasks(scrolls):

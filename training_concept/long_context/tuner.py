@@ -58,7 +58,8 @@ class DocumentTuner(FineTuner):
         self, trainer: FineTuningTrainer, examples: text_tasks.Examples, order: tuple[str, ...]
     ) -> np.ndarray:
         rows = self._tokens(trainer.task, examples, order)
-        with self._measured(len(rows)):
+        # A document that is asked about by several rows, one for each choice, is one.
+        with self._measured(len(getattr(examples, "examples", ())) or len(rows)):
             outputs = trainer.predict(rows).predictions
         return self._outputs(trainer, outputs, order)
 
