@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from evaluation_concept import baselines_text
 from evaluation_concept import tasks as text_tasks
+from evaluation_concept.cutting import cut_texts
 from evaluation_concept.long_context.tasks import (
     CLASSIFICATION,
     EXTRACTIVE,
@@ -25,8 +26,6 @@ from evaluation_concept.long_context.tasks import (
 )
 
 FIRST_TOKENS = 512
-# Characters that so many tokens never have; what is behind them need not be tokenised.
-CHARACTERS_PER_TOKEN = 20
 
 
 def majority(task: Task, train: Sequence[Example], scored: Sequence[Example]) -> list[Prediction]:
@@ -62,7 +61,7 @@ def first_tokens(
 
 
 def _cut(text: str, tokenizer: PreTrainedTokenizerBase, number: int) -> str:
-    text = text[: number * CHARACTERS_PER_TOKEN]
+    text = cut_texts([text], tokenizer, number + 1)[0]
     options = {"add_special_tokens": False, "return_offsets_mapping": True, "verbose": False}
     offsets = tokenizer(text, **options)["offset_mapping"]
     return text[: offsets[number - 1][1]] if len(offsets) > number else text

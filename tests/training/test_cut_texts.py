@@ -12,12 +12,13 @@ import pytest
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from evaluation_concept import cutting
 from evaluation_concept.glue import GLUE_TASKS
+from evaluation_concept.long_context.baselines import first_tokens
 from evaluation_concept.long_context.tasks import EXTRACTIVE, SELECTION, Example, Task
 from evaluation_concept.long_context.vocabularies import byte_tokenizer
 from evaluation_concept.tasks import Examples
-from training_concept.finetuning import data
-from training_concept.finetuning.data import tokenize
+from training_concept.finetuning.data import cut_rows, tokenize
 from training_concept.long_context.forms import PositionExamples, make_rows
 from training_concept.long_context.positions import tokenize_positions
 from training_concept.tokenization import SPECIAL_TOKENS, train_tokenizer
@@ -152,14 +153,14 @@ def encoded(columns: list[list[str]], tokenizer: PreTrainedTokenizerBase, length
 @pytest.mark.parametrize("sizes", [(8, 256), (1, 8)], ids=["as it is", "cut at many places"])
 def test_no_row_changes_when_texts_are_cut(monkeypatch, any_tokenizer, sizes):
     """Texts and pairs, also where both are long and an odd number of tokens is left for them."""
-    monkeypatch.setattr(data, "CHARACTERS_PER_TOKEN", sizes[0])
-    monkeypatch.setattr(data, "MARGIN", sizes[1])
+    monkeypatch.setattr(cutting, "CHARACTERS_PER_TOKEN", sizes[0])
+    monkeypatch.setattr(cutting, "MARGIN", sizes[1])
     texts = [*odd_texts(5, 12), *ODD]
     shorter = [text[:400] for text in texts]
     pair = [shorter, [*shorter[7:], *shorter[:7]]]
     for columns in ([texts], pair, [["a query"] * len(texts), texts]):
         for length in (40, 41):
-            cut = data.cut_rows(columns, any_tokenizer, length)
+            cut = cut_rows(columns, any_tokenizer, length)
             pairs = zip(encoded(cut, any_tokenizer, length), encoded(columns, any_tokenizer, length), strict=True)
             assert [row for row, (found, expected) in enumerate(pairs) if found != expected] == []
 
@@ -179,7 +180,7 @@ def test_a_text_that_nothing_splits_is_read_to_its_end(monkeypatch):
     tokenizer = byte_tokenizer()
     read = read_characters(monkeypatch, tokenizer)
     text = "a b " * 1000
-    assert data.cut_texts([text], tokenizer, 10) == [text]
+    assert cutting.cut_texts([text], tokenizer, 10) == [text]
     assert sum(read) < 1.5 * len(text)
 
 
@@ -187,7 +188,7 @@ def test_texts_stay_whole_where_their_starts_are_dropped():
     tokenizer = train_tokenizer(["a little text to learn letters from"] * 3, 300)
     tokenizer.truncation_side = "left"
     text = "a little text " * 1000 + "letters"
-    assert data.cut_texts([text], tokenizer, 10) == [text]
+    assert cutting.cut_texts([text], tokenizer, 10) == [text]
 
 
 def positions_of(tokenizer: PreTrainedTokenizerBase, task: Task, examples: list[Example], length: int) -> list[dict]:
@@ -208,7 +209,7 @@ def test_positions_are_those_of_the_whole_documents(monkeypatch, any_tokenizer, 
         asked = {"candidates": tuple(places), "selected": (0,)} if kind == SELECTION else {"spans": spans}
         examples.append(Example(str(number), text, "which one?", **asked))
     found = positions_of(any_tokenizer, task, examples, 64)
-    monkeypatch.setattr(data, "CHARACTERS_PER_TOKEN", 10**6)
+    monkeypatch.setattr(cutting, "CHARACTERS_PER_TOKEN", 10**6)
     pairs = zip(found, positions_of(any_tokenizer, task, examples, 64), strict=True)
     assert [row for row, (cut, whole) in enumerate(pairs) if cut != whole] == []
 
@@ -245,3 +246,12 @@ def test_texts_may_be_more_than_two_gibibytes(monkeypatch):
     positions_of(tokenizer, task, [Example("1", "a text", "which?", candidates=(0,), selected=(0,))], 12)
     assert len(seen) == 4
     assert set(seen) == {pa.large_string()}
+
+
+def test_baselines_read_the_same_first_tokens_as_models():
+    # So many spaces that twenty characters a token are not enough.
+    text = " ".join(["word" + " " * 60] * 40)
+    tokenizer = TOKENIZERS["wordpiece"]()
+    (cut,) = first_tokens([Example("1", text)], tokenizer, 20)
+    whole = tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert tokenizer(cut.text, add_special_tokens=False)["input_ids"] == whole[:20]
