@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from huggingface_hub import ModelCard
+from packaging.version import Version
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, TrainerCallback, pipeline
 from transformers.trainer import DEFAULT_CALLBACKS
@@ -261,6 +263,10 @@ class _Interrupt(TrainerCallback):
             raise KeyboardInterrupt
 
 
+@pytest.mark.skipif(
+    Version(transformers.__version__) < Version("5.17"),
+    reason="transformers 5.4 saves BERT's layer norms under names that its Trainer does not find when it resumes",
+)
 def test_a_run_that_broke_off_ends_as_if_it_had_not(tmp_path, bert, glue, monkeypatch):
     whole = run(bert, tmp_path / "whole", dataset_name=glue, **INTERRUPTIBLE)
     with monkeypatch.context() as context:
