@@ -253,6 +253,7 @@ def test_compiled_under_autocast_equals_eager(fresh_compiler):
     torch.testing.assert_close(*found, atol=1e-6, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_inductor_equals_eager(fresh_compiler, monkeypatch):
     monkeypatch.setattr(losses, "CHUNK_BYTES", K * 64 * 4)
     monkeypatch.setattr(losses, "_num_extra_classes", lambda weight: -weight.shape[0] % 64)

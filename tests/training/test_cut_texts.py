@@ -126,7 +126,11 @@ TOKENIZERS: dict[str, Callable[[], PreTrainedTokenizerBase]] = {
 }
 
 
-@pytest.fixture(params=TOKENIZERS, scope="module")
+# A token for each byte makes the longest rows.
+SLOW = pytest.param("bytes", marks=pytest.mark.slow)
+
+
+@pytest.fixture(params=[*(name for name in TOKENIZERS if name != "bytes"), SLOW], scope="module")
 def any_tokenizer(request: pytest.FixtureRequest) -> PreTrainedTokenizerBase:
     return TOKENIZERS[request.param]()
 
