@@ -86,7 +86,7 @@ def main(arguments: Sequence[str]) -> dict[str, float]:
             write_counts(Path(training_args.output_dir), rows.counts)
         training = _train(trainer, checkpoint)
         if training is None:
-            trainer.accelerator.end_training()
+            trainer.disconnect()
             return {}
         results["train"] = training
     if training_args.do_eval:
@@ -99,7 +99,7 @@ def main(arguments: Sequence[str]) -> dict[str, float]:
             _finish(trainer, model_args, data_args, metrics)
     # No process tears down what connects it while another still works, and an upload may outlast every time limit.
     trainer.accelerator.wait_for_everyone()
-    trainer.accelerator.end_training()
+    trainer.disconnect()
     if writes and training_args.do_train and training_args.push_to_hub:
         push_run(training_args, Path(training_args.output_dir))
     return metrics

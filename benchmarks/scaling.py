@@ -79,6 +79,8 @@ def train_here(case: dict[str, Any]) -> dict[str, Any]:
         step = training_step(model, batches, setting)
         timing = time_steps(step, device, 0, setting.repeats, warm_up=5, steps=case["steps"])
         sending = time_sending(model, device, case) if world > 1 else []
+        # Before the processes part, see `SavingTrainer.disconnect`.
+        del model, step
     tokens = world * sum(documents[0].lengths)
     return {
         "tokens": tokens,

@@ -232,7 +232,7 @@ def main(arguments: Sequence[str]) -> dict[str, dict[str, float]]:
     if trainer.is_world_process_zero():
         _finish(trainer, results, systems)
     trainer.accelerator.wait_for_everyone()
-    trainer.accelerator.end_training()
+    trainer.disconnect()
     return systems
 
 

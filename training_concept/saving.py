@@ -31,6 +31,17 @@ class SavingTrainer(PushingTrainer):
         super().create_accelerator_and_postprocess()
         self.accelerator.gradient_accumulation_steps = 1
 
+    def disconnect(self) -> None:
+        """
+        End what connects the processes, when all are done.
+
+        The model lets go of it before: DistributedDataParallel's reducer would be the last to hold the process group,
+        and its end keeps the interpreter while a thread of Gloo's, for which it waits, wants that to free its tensors.
+        """
+        self.model_wrapped = self.model
+        self.accelerator.free_memory()
+        self.accelerator.end_training()
+
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         with _explained(Path(self.args.output_dir)):
             super()._save_checkpoint(*args, **kwargs)

@@ -57,7 +57,7 @@ def warm_up(trainer: ConceptTrainer) -> dict[str, float]:
             f"{seconds['warm_up_seconds']:.1f} s. The compiled code is in {cache_dir()}."
         )
     trainer.accelerator.wait_for_everyone()
-    trainer.accelerator.end_training()
+    trainer.disconnect()
     return seconds
 
 
