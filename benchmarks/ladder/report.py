@@ -357,6 +357,8 @@ class Goal:
 
 # Presets are hybrids of other sizes than the controls.
 HYBRID = {"kind": "concepts", "family": "hybrid"}
+# Behind the key of a goal: the answer of its longest contest.
+LONGEST = "_longest"
 GOALS = {
     "hybrid_512_minus_bert": Goal(512, "bert", "at most 0.05", HYBRID),
     "hybrid_4096_minus_modernbert": Goal(4096, "modernbert", "below 0", HYBRID),
@@ -364,9 +366,6 @@ GOALS = {
     "bottleneck_512_minus_bert": Goal(512, "bert", "at most 0.35", {"family": "bottleneck", "concept_ratio": 4}),
     "perceiver_v1_512_minus_bert": Goal(512, "bert", "none", {"kind": "perceiver_v1"}),
 }
-
-
-LONGEST = "_longest"
 
 
 def _records(path: Path) -> Iterator[dict[str, Any]]:

@@ -6,12 +6,13 @@ import multiprocessing
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+
+from accelerate.utils import patch_environment
 
 from benchmarks.ladder.scheduler import visible_gpu
 from benchmarks.studies.cells import Cell
@@ -173,23 +174,11 @@ def _start(places: Places, gpu: int, threads: str) -> Slot:
     here, there = context.Pipe()
     process = context.Process(target=work, args=(there, places))
     # Set before it starts: libraries that it imports may look for GPUs and cores, and what they see stays.
-    with _variables({GPU_VARIABLE: visible_gpu(gpu), THREADS_VARIABLE: threads}):
+    with patch_environment(**{GPU_VARIABLE: visible_gpu(gpu), THREADS_VARIABLE: threads}):
         process.start()
     # Only the process has its end then, and its death is the end of the connection.
     there.close()
     return Slot(process, here, gpu)
-
-
-@contextmanager
-def _variables(values: Mapping[str, str]) -> Iterator[None]:
-    """Environment variables are so, for processes that are started meanwhile."""
-    before = dict(os.environ)
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
 
 
 def _end(slot: Slot) -> None:
