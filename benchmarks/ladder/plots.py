@@ -19,6 +19,8 @@ from matplotlib import pyplot as plt
 # Points that are averaged, of the `CURVE_POINTS` of a run.
 SMOOTHING = 7
 MOST_LINES = 12
+# One part in so many of a run is its beginning.
+BEGINNING = 8
 # Kinds that come in several sizes, and how their lines are drawn.
 SIZES_OF = {"preset": "-", "bert": "--", "modernbert": ":"}
 FEWEST_SIZES = 3
@@ -27,12 +29,17 @@ FEWEST_SIZES = 3
 def plot_contest(contest: Contest, group: Sequence[Standing], path: Path) -> None:
     """Draw the curves of the best variants' first seeds into the PNG file `path`, controls dashed."""
     figure, axes = plt.subplots(figsize=(8, 5))
+    axes.set_prop_cycle(color=plt.get_cmap("tab20").colors[::2] + plt.get_cmap("tab20").colors[1::2])
     by_tokens = group[0].outcomes[0].settings.clock == "tokens"
+    highest = 0.0
     for standing in group[:MOST_LINES]:
         seconds, tokens, losses = np.array(standing.outcomes[0].record["curve"]).T
         across = tokens / 1e6 if by_tokens else seconds
         line = "--" if standing.variant.family == "control" else "-"
         axes.plot(_smooth(across), _smooth(losses), line, label=f"{standing.label} {standing.loss:.3f}")
+        highest = max(highest, losses[len(losses) // BEGINNING :].max())
+    # Where all fall alike, before that, there is nothing to see.
+    axes.set_ylim(top=highest)
     axes.set_xlabel("million tokens" if by_tokens else "seconds of training")
     axes.set_ylabel("training loss, nats per masked token")
     axes.set_title(f"documents of {contest[0]} tokens, {contest[1]}; legend: validation loss")
@@ -64,10 +71,10 @@ def plot_sizes(contest: Contest, group: Sequence[Standing], path: Path) -> bool:
 
 
 def _save(figure: Figure, axes: Axes, path: Path) -> None:
-    axes.legend(fontsize="small")
-    figure.tight_layout()
+    # Names of variants may be wider than the axes.
+    axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(0, -0.12))
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    figure.savefig(path, dpi=150, bbox_inches="tight")
     plt.close(figure)
 
 

@@ -280,11 +280,14 @@ def test_the_figure_says_what_mlm_alone_and_random_weights_have(records):
     assert len({table.name: table for table in tables}["hybrid_concepts"].rows) == 5
 
 
-def test_where_all_cost_too_much_the_figure_is_of_the_one_that_costs_least(records):
+def test_where_all_cost_too_much_the_figure_is_of_mlm_alone(records):
     dear = {name: each for name, each in records.items() if each["variant"] in ("mlm", "t_regs")}
     figures, _ = concepts.summarise(dear)
-    assert figures["mlm_cost_nats"].value == pytest.approx(0.2)
-    assert "the one that costs least: hybrid, t regs (1)" in figures["entropy_rank_share_512"].note
+    assert figures["mlm_cost_nats"].value == 0
+    assert figures["entropy_rank_share_512"].value == pytest.approx(0.3)
+    note = figures["entropy_rank_share_512"].note
+    assert "of 2 variants the best that costs so little: hybrid, mlm;" in note
+    assert note.count("mlm 0.300") == 1
 
 
 def test_tables_show_variants_differences_sweep_and_pace(records):
