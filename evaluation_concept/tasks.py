@@ -248,9 +248,12 @@ def split_by_group(examples: Examples, number: int) -> list[tuple[np.ndarray, np
     Raises:
         ValueError: fewer groups than parts.
     """
-    if (found := len(set(examples.groups))) < number:
-        raise ValueError(f"{number} folds need as many groups of examples, and there are {found}")
-    return list(GroupKFold(number).split(examples.groups, groups=examples.groups))
+    # NumPy would give every group the width of the longest, which may be a whole document.
+    numbers = {group: place for place, group in enumerate(sorted(set(examples.groups)))}
+    if len(numbers) < number:
+        raise ValueError(f"{number} folds need as many groups of examples, and there are {len(numbers)}")
+    groups = [numbers[group] for group in examples.groups]
+    return list(GroupKFold(number).split(groups, groups=groups))
 
 
 def make_folds(data: TaskData) -> list[Fold]:

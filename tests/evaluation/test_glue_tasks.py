@@ -2,11 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """What tasks are read from, how their examples are split, the server's files, and what is known without a model."""
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
 from datasets import Dataset
+from sklearn.model_selection import GroupKFold
 
 from evaluation_concept.baselines_text import bag_of_words_baseline, majority_baseline
 from evaluation_concept.glue import GLUE_TASKS, write_submission
@@ -92,6 +94,19 @@ def test_no_group_is_on_both_sides_and_every_row_is_scored_once() -> None:
     assert sorted(scored) == list(range(30))
     with pytest.raises(ValueError, match="8 folds need as many groups of examples, and there are 7"):
         split_by_group(data, 8)
+
+
+def test_a_long_text_among_many_short_ones_takes_no_memory_of_its_length_for_each() -> None:
+    texts = (*(f"text {n}" for n in range(1000)), "long " * 20_000)
+    data = Examples((texts,), np.arange(len(texts)) % 2, texts)
+    tracemalloc.start()
+    parts = split_by_group(data, 10)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 16 * 2**20
+    short = [text[:10] for text in texts]
+    by_text = list(GroupKFold(10).split(short, groups=short))
+    assert [scored.tolist() for _, scored in parts] == [scored.tolist() for _, scored in by_text]
 
 
 def test_predictions_of_folds_come_back_in_the_order_of_the_examples() -> None:
