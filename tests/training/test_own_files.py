@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from transformers import AutoConfig
+from transformers.trainer_utils import SchedulerType
 
 from tests.training.tiny_glue import WORDS, count_trainings, run, scores, tiny_bert, write_checkpoint, write_glue
 from training_concept.finetuning.arguments import ExperimentArguments, FineTuningArguments
@@ -191,6 +192,12 @@ def test_what_would_train_on_nothing_is_refused(tmp_path, bert, changes, message
         (ExperimentArguments, {"sweep_folds": 5}, "--sweep_folds goes with --sweep only"),
         (FineTuningArguments, {"resume_from_checkpoint": "x"}, "would start every seed and fold from one checkpoint"),
         (FineTuningArguments, {"prediction_loss_only": True}, "--prediction_loss_only has no meaning here"),
+        (FineTuningArguments, {"lr_scheduler_type": "greedy"}, "by examples whose score is reported"),
+        (
+            FineTuningArguments,
+            {"lr_scheduler_type": SchedulerType.REDUCE_ON_PLATEAU, "eval_strategy": "epoch"},
+            "--lr_scheduler_type reduce_lr_on_plateau would set the learning rate by",
+        ),
         (FineTuningArguments, {"eval_do_concat_batches": False}, "--eval_do_concat_batches False"),
     ],
 )

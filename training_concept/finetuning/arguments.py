@@ -18,6 +18,8 @@ REFUSED = {
         "has no meaning here, where the predictions for all examples are kept and scored at the end",
     ),
 }
+# Schedules that go by what an evaluation in mid-training gives.
+SCHEDULES_BY_SCORE = ("reduce_lr_on_plateau", "greedy")
 # What a sweep may vary, and of which type it is. These change no other field of `TrainingArguments`.
 SWEPT = {
     "learning_rate": float,
@@ -160,6 +162,10 @@ class FineTuningArguments(ScriptTrainingArguments):
     def __post_init__(self) -> None:
         if refused := [name for name in REFUSED if getattr(self, name)]:
             raise ValueError(f"--{refused[0]} {REFUSED[refused[0]]}.")
+        if followed := [name for name in SCHEDULES_BY_SCORE if self.lr_scheduler_type == name]:
+            raise ValueError(
+                f"--lr_scheduler_type {followed[0]} would set the learning rate by examples whose score is reported."
+            )
         if not self.eval_do_concat_batches:
             raise ValueError("--eval_do_concat_batches False leaves predictions in parts, which nothing here reads.")
         super().__post_init__()
