@@ -217,7 +217,7 @@ def _is_missing(task: Task, value: Any) -> bool:
 
 def _read_values(values: Sequence[Any], where: str) -> np.ndarray:
     for row, value in enumerate(values):
-        if isinstance(value, str | bool):
+        if isinstance(value, str | bool | list | dict):
             raise ValueError(f"{where}: row {row} holds {value!r}; a regression needs numbers")
     return np.asarray(values, dtype=np.float64)
 
@@ -230,7 +230,7 @@ def _read_classes(task: Task, values: Sequence[Any], where: str) -> np.ndarray:
     else:
         numbers |= {number: number for number in range(len(task.labels))}
     for row, value in enumerate(values):
-        if value not in numbers:
+        if isinstance(value, list | dict) or value not in numbers:
             raise ValueError(f"{where}: row {row} holds the label {value!r}; known: {', '.join(task.labels)}")
     return np.asarray([numbers[value] for value in values], dtype=np.int64)
 

@@ -70,6 +70,8 @@ def test_a_rating_of_minus_1_is_no_hidden_label() -> None:
         (OPINION, {"text": ["a"], "label": [0]}, "opinion, split dev has no column 'sentence'; it has: text, label"),
         (OPINION, {"sentence": [], "label": []}, "opinion, split dev holds no examples"),
         (OPINION, {"sentence": ["a"], "label": [2]}, "row 0 holds the label 2; known: bad, good"),
+        (OPINION, {"sentence": ["a"], "label": [[0]]}, r"row 0 holds the label \[0\]; known: bad, good"),
+        (RATING, {"sentence": ["a"], "label": [[0.5]]}, r"row 0 holds \[0\.5\]; a regression needs numbers"),
         (RATING, {"sentence": ["a"], "label": ["high"]}, "row 0 holds 'high'; a regression needs numbers"),
         (RATING, {"sentence": ["a"], "label": [float("nan")]}, "row 0 has no label"),
         (

@@ -140,6 +140,27 @@ def test_numbers_that_are_text_are_no_classes(tmp_path):
         load_files({"train": path}, None, None, "label")
 
 
+def test_lists_are_no_labels(tmp_path):
+    path = write(tmp_path / "train.jsonl", rows(labels=[[0], [1]]))
+    with pytest.raises(ValueError, match=r"holds \[0\], which is no name and no number"):
+        load_files({"train": path}, None, None, "label")
+
+
+@pytest.mark.parametrize("labels", [("Bad", "Good"), (0, 1)])
+def test_classes_none_of_which_is_trained_on_are_refused(tmp_path, labels):
+    scored = write(tmp_path / "dev.jsonl", rows(labels=labels))
+    message = rf"the labels to train on \(bad, fine, good\) are none of those to score \({labels[0]}, {labels[1]}\)"
+    with pytest.raises(ValueError, match=message):
+        load_files({"train": write(tmp_path / "train.jsonl"), "validation": scored}, None, None, "label")
+
+
+def test_classes_that_are_scored_and_not_trained_on_are_counted(tmp_path, caplog):
+    some = write(tmp_path / "dev.jsonl", rows(4, labels=["bad", "Good", "fine", "unknown"]))
+    with caplog.at_level(logging.WARNING):
+        load_files({"train": write(tmp_path / "train.jsonl"), "validation": some}, None, None, "label")
+    assert "train: 2 of 4 scored examples have labels that no training example has: Good, unknown." in caplog.text
+
+
 def test_na_and_none_are_labels_in_a_csv_file(tmp_path):
     lines = [f"We are {word},{word}\n" for word in ("NA", "None", "null") * 4]
     (tmp_path / "train.csv").write_text("text,label\n" + "".join(lines), encoding="utf-8")

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from datasets import Dataset
 
 from evaluation_concept.tasks import Examples, Task, TaskData, TestSplit, read_examples, without_duplicates
@@ -78,7 +79,9 @@ def load_files(
     classes: tuple[str, ...] | None = None,
 ) -> TaskData:
     """
-    Read a task from files of one's own. Training examples that are scored, too, stay; how many is logged.
+    Read a task from files of one's own.
+
+    Training examples that are scored, too, stay; how many is logged, and which classes are scored and not trained on.
 
     Args:
         files: by split (train, validation, test).
@@ -91,7 +94,8 @@ def load_files(
 
     Raises:
         OSError: a file that is not there.
-        ValueError: columns that are missing, or more than can be told apart, and what `read_examples` refuses.
+        ValueError: columns that are missing, or more than can be told apart, classes to score none of which is
+            trained on, and what `read_examples` refuses.
     """
     splits = load_source(Source("files", data_files=dict(files)), cache_dir=cache_dir)
     labelled = [split for split in ("train", "validation") if split in splits]
@@ -112,6 +116,8 @@ def load_files(
             wanted.file: read_examples(task, splits[wanted.split], wanted.split, labelled=False)
             for wanted in test_splits
         }
+        if len(examples) > 1:
+            _check_classes(task, examples["train"], examples["validation"])
     evaluation: dict[str, Examples] = {split: examples[split] for split in task.evaluation_splits}
     train = examples.get("train")
     if train and (scored := len(train) - len(without_duplicates(train, list(evaluation.values())))):
@@ -154,6 +160,8 @@ def _infer_labels(values: list, label_column: str, classes: tuple[str, ...] | No
         return classes or None
     if not values:
         raise ValueError("no file has labels, and neither --train_file nor the checkpoint says what they are")
+    if strange := [value for value in values if not isinstance(value, str | int | float)]:
+        raise ValueError(f"the column {label_column!r} holds {strange[0]!r:.60}, which is no name and no number")
     if {type(value) for value in values} in ({float}, {float, int}):
         return None
     if all(isinstance(value, str) and re.fullmatch(FRACTION, value) for value in values):
@@ -163,6 +171,26 @@ def _infer_labels(values: list, label_column: str, classes: tuple[str, ...] | No
     if len(names) < 2:
         raise ValueError(f"the column {label_column!r} has {len(names)} different labels, and a task needs two")
     return names
+
+
+def _check_classes(task: Task, train: Examples, scored: Examples) -> None:
+    """
+    Warn of classes that are scored and never trained on, which another spelling makes.
+
+    Raises:
+        ValueError: no class is both scored and trained on.
+    """
+    if task.labels is None or train.labels is None or scored.labels is None:
+        return
+    trained_on, wanted = (sorted(set(examples.labels.tolist())) for examples in (train, scored))
+    unknown = [number for number in wanted if number not in trained_on]
+    ours, theirs = (", ".join(task.labels[number] for number in numbers) for numbers in (trained_on, unknown))
+    if len(unknown) == len(wanted):
+        raise ValueError(f"the labels to train on ({ours:.200}) are none of those to score ({theirs:.200})")
+    if unknown:
+        number = int(np.isin(scored.labels, unknown).sum())
+        message = "%s: %d of %d scored examples have labels that no training example has: %s."
+        logger.warning(message, task.name, number, len(scored), f"{theirs:.200}")
 
 
 def _column(rows: Dataset, name: str) -> list:
