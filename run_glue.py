@@ -193,7 +193,8 @@ def _finish(
     task_args: TaskArguments,
 ) -> None:
     glue = not (task_args.files or task_args.in_packages)
-    sources = {name: (GLUE_DATASET, name) if glue else (name, None) for name in tasks}
+    own = Path(task_args.validation_file).name if task_args.validation_file else None
+    sources = {name: (GLUE_DATASET, name) if glue else (own or name, None) for name in tasks}
     file = next(iter(task_args.files.values()), None)
     write_task_card(tuner.training_args, tuner.model_args, content, table, sources, file)
     files = [file for outcome in outcomes.values() for file in outcome.test]

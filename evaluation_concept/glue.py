@@ -14,8 +14,6 @@ GLUE_DATASET = "nyu-mll/glue"
 ENTAILMENT = ("entailment", "not_entailment")
 INFERENCE = ("entailment", "neutral", "contradiction")
 SENTENCES = ("sentence1", "sentence2")
-# The range of STS-B's ratings.
-LOWEST_RATING, HIGHEST_RATING = 0.0, 5.0
 MATCHED, MISMATCHED = "validation_matched", "validation_mismatched"
 # What the paper and many after it start from a model that was fine-tuned on MNLI.
 STARTED_FROM_MNLI = ("rte", "mrpc", "stsb")
@@ -36,7 +34,15 @@ _TASKS = (
         title="MRPC",
         test_splits=_test("MRPC"),
     ),
-    Task("stsb", SENTENCES, None, "correlation", title="STS-B", test_splits=_test("STS-B")),
+    Task(
+        "stsb",
+        SENTENCES,
+        None,
+        "correlation",
+        title="STS-B",
+        test_splits=_test("STS-B"),
+        value_range=(0.0, 5.0),
+    ),
     Task(
         "qqp",
         ("question1", "question2"),
@@ -89,5 +95,5 @@ def write_submission(folder: Path, task: Task, file: str, predictions: Sequence[
 
 def _cell(task: Task, value: float) -> str:
     if task.labels is None:
-        return f"{min(max(value, LOWEST_RATING), HIGHEST_RATING):.3f}" if task.name in GLUE_TASKS else f"{value:.6g}"
+        return f"{np.clip(value, *task.value_range):.3f}" if task.value_range else f"{value:.6g}"
     return task.labels[int(value)] if task.writes_names else str(int(value))

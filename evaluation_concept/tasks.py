@@ -57,6 +57,7 @@ class Task:
         group_column: examples that agree here are never on both sides of a split.
         test_splits: are predicted and written to files.
         writes_names: whether these files hold names of labels, rather than numbers.
+        value_range: lowest and highest value of a regression, which these files keep to; `None` if there are none.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Task:
     group_column: str | None = None
     test_splits: tuple[TestSplit, ...] = ()
     writes_names: bool = False
+    value_range: tuple[float, float] | None = None
 
     @property
     def is_regression(self) -> bool:

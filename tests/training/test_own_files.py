@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from huggingface_hub import ModelCard
 from transformers import AutoConfig
 from transformers.trainer_utils import SchedulerType
 
+from evaluation_concept.glue import write_submission
 from tests.training.tiny_glue import WORDS, count_trainings, run, scores, tiny_bert, write_checkpoint, write_glue
 from training_concept.finetuning.arguments import ExperimentArguments, FineTuningArguments
 from training_concept.finetuning.task_arguments import TaskArguments
@@ -179,8 +181,15 @@ def test_columns_are_named_for_a_task_of_glue_too(tmp_path, bert):
     files = dict.fromkeys(("train_file", "validation_file"), write(tmp_path / "own.jsonl", own))
     columns = {"text_columns": ["review"], "label_column": "stars"}
     assert scores(run(bert, tmp_path / "out", task_name=["sst2"], **columns, **files, **QUICK), "sst2")
+    (result,) = ModelCard.load(tmp_path / "out" / "README.md").data.eval_results
+    assert (result.dataset_name, result.dataset_type) == ("SST-2 (own files)", "own.jsonl")
     with pytest.raises(ValueError, match="sst2 has 1 columns of text"):
         run(bert, tmp_path / "out", task_name=["sst2"], text_columns=["review", "stars"], **files, **QUICK)
+
+
+def test_ratings_of_a_file_that_is_called_as_a_task_have_no_range(tmp_path):
+    data = load_files({"train": write(tmp_path / "stsb.jsonl", rows(labels=[10.5, 99.5]))}, None, None, "label")
+    assert write_submission(tmp_path, data.task, "new", [72.5]).read_text().split()[-1] == "72.5"
 
 
 def test_what_is_trained_on_and_scored_is_counted(tmp_path, caplog):

@@ -105,7 +105,9 @@ def load_files(
         elif text_columns and len(text_columns) != len(task.text_columns):
             raise ValueError(f"{task.name} has {len(task.text_columns)} columns of text (--text_columns)")
         else:
-            task = replace(task, text_columns=tuple(text_columns or task.text_columns), label_column=label_column)
+            columns = tuple(text_columns or task.text_columns)
+            title = f"{task.title} (own files)"
+            task = replace(task, text_columns=columns, label_column=label_column, title=title)
         # Whatever the task has elsewhere, these are the splits there are.
         test_splits = tuple(TestSplit(Path(files[split]).stem, split) for split in ("test",) if split in files)
         task = replace(
