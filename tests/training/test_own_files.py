@@ -4,6 +4,7 @@
 
 import json
 import logging
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,14 @@ def test_the_card_names_the_file_and_no_folder_of_this_machine(trained, bert):
     assert "Bag of words" not in card
     assert ("Random encoder" in card) == ("random encoder |" in card)
     assert "Differences" not in card
+
+
+def test_the_hub_takes_the_card_whatever_the_file_is_called(tmp_path, bert):
+    path = write(tmp_path / "my reviews (été).jsonl")
+    run(bert, tmp_path / "out", train_file=path, validation_file=path, **QUICK)
+    (result,) = ModelCard.load(tmp_path / "out" / "README.md").data.eval_results
+    assert re.fullmatch(r"([a-zA-Z0-9_-]+/)?[a-zA-Z0-9_.-]+", result.dataset_type)
+    assert result.dataset_name == "my reviews (été)"
 
 
 def test_a_checkpoint_answers_for_texts_without_labels_by_name(tmp_path, trained):

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The model card of a run over tasks."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -92,7 +93,7 @@ def _eval_results(task: Mapping[str, Any], path: str, config: str | None) -> lis
     return [
         EvalResult(
             task_type="text-classification",
-            dataset_type=path,
+            dataset_type=_dataset_type(path),
             dataset_name=task["title"],
             dataset_config=config,
             dataset_split=split,
@@ -103,6 +104,11 @@ def _eval_results(task: Mapping[str, Any], path: str, config: str | None) -> lis
         for split, scored in task["splits"].items()
         for metric, value in scored["systems"][MODEL]["values"].items()
     ]
+
+
+def _dataset_type(path: str) -> str:
+    """`path` in the characters of an id, without which the Hub refuses the card, and with it the model."""
+    return re.sub(r"[^\w./-]+", "-", path, flags=re.ASCII)
 
 
 def _metric_name(metric: str, value: Mapping[str, Any]) -> str:
