@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from huggingface_hub import ModelCard
-from transformers import AutoConfig
+from transformers import AutoConfig, BertForSequenceClassification
 from transformers.trainer_utils import SchedulerType
 
 from evaluation_concept.glue import write_submission
@@ -90,6 +90,20 @@ def test_a_checkpoint_answers_for_texts_without_labels_by_name(tmp_path, trained
     lines = (tmp_path / "out/submission/new.tsv").read_text().splitlines()
     run(model, tmp_path / "scored", do_train=None, validation_file=files["validation_file"])
     assert [line.split("\t")[1] for line in lines[1:]] == [NAMES[n] for n in predictions(tmp_path / "scored")]
+
+
+def test_a_stock_checkpoint_with_one_output_gives_ratings(tmp_path, bert):
+    """Those of cross-encoders name neither a problem nor a label."""
+    rater = write_checkpoint(tmp_path / "rater", BertForSequenceClassification.from_pretrained(bert, num_labels=1))
+    config = AutoConfig.from_pretrained(rater)
+    assert (config.problem_type, config.id2label) == (None, {0: "LABEL_0"})
+    files = {"validation_file": write(tmp_path / "dev.jsonl", rows(labels=[1, 2, 3]))}
+    files["test_file"] = write(tmp_path / "new.jsonl", rows(labels=[0, 0, 0]))
+    results = run(rater, tmp_path / "out", do_train=None, do_predict=True, **files)
+    assert results["tasks"]["dev"]["metric"] == ["pearson", "spearmanr"]
+    answers = (tmp_path / "out/submission/new.tsv").read_text().split()[3::2]
+    assert [float(answer) for answer in answers] == pytest.approx(predictions(tmp_path / "out"), rel=1e-4)
+    run(rater, tmp_path / "alone", do_train=None, do_eval=None, do_predict=True, test_file=files["test_file"])
 
 
 def test_a_checkpoint_is_scored_on_fewer_classes_than_it_has(tmp_path, trained):

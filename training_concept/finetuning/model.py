@@ -69,9 +69,10 @@ def own_labels(args: ClassifierArguments) -> tuple[str, ...] | None:
 
 
 def _own_labels(config: PreTrainedConfig) -> tuple[str, ...] | None:
-    if config.problem_type == "regression":
-        return ()
     names = _own_names(config)
+    # Most checkpoints that give a rating name no problem.
+    if config.problem_type == "regression" or len(names) == 1:
+        return ()
     return None if all(re.fullmatch(UNNAMED, name) for name in names) else names
 
 
