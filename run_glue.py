@@ -30,7 +30,7 @@ from training_concept.finetuning.card import write_task_card
 from training_concept.finetuning.cell import FineTuner
 from training_concept.finetuning.claim import GLUE, claimed
 from training_concept.finetuning.data import drawn_rows
-from training_concept.finetuning.experiment import Outcome, Plan, run_task
+from training_concept.finetuning.experiment import Outcome, Plan, check_sweep, run_task
 from training_concept.finetuning.model import classifier_config, own_labels, tokenizer_for
 from training_concept.finetuning.results import (
     PREDICTIONS_FOLDER,
@@ -116,6 +116,10 @@ def _check(
             raise ValueError(f"{name}: --do_train needs --train_file.")
         if args.do_train and data.train is None and not args.do_eval:
             raise ValueError(f"{name} is cross-validated: --do_train goes with --do_eval.")
+        if args.do_train:
+            check_sweep(data, options)
+    if args.max_steps > 0 and len({settings.get("num_train_epochs") for settings in options.settings}) > 1:
+        raise ValueError(f"--sweep varies num_train_epochs, which does nothing beside --max_steps {args.max_steps}.")
     trains_one = args.do_train and len(tasks) == 1 and not any(data.task.folds for data in tasks.values())
     if args.push_to_hub and not trains_one:
         raise ValueError(

@@ -176,7 +176,8 @@ def parse_sweep(text: str) -> list[dict[str, Any]]:
     All combinations of the values in `text`, such as "learning_rate=1e-5,3e-5 num_train_epochs=3".
 
     Raises:
-        ValueError: a setting that cannot be swept or stands there twice, or a value of the wrong kind.
+        ValueError: a setting that cannot be swept, stands there twice or does nothing beside another, or a value of
+            the wrong kind or below what there is.
     """
     combinations: list[dict[str, Any]] = [{}]
     for item in text.split():
@@ -189,5 +190,9 @@ def parse_sweep(text: str) -> list[dict[str, Any]]:
             numbers = [SWEPT[name](value) for value in values.split(",")]
         except ValueError:
             raise ValueError(f"--sweep {item}: write {name}=VALUE or {name}=VALUE,VALUE,...") from None
+        if wrong := [number for number in numbers if not number >= int(SWEPT[name] is int)]:
+            raise ValueError(f"--sweep sets {name} to {wrong[0]:g}, which no training has.")
         combinations = [{**combination, name: number} for combination in combinations for number in numbers]
+    if {"max_steps", "num_train_epochs"} <= combinations[0].keys():
+        raise ValueError("--sweep sets max_steps, beside which num_train_epochs does nothing.")
     return combinations

@@ -191,6 +191,22 @@ def describe_selection(data: TaskData, options: ExperimentArguments) -> str:
     return f"cross-validation in {options.sweep_folds} folds inside the training examples"
 
 
+def check_sweep(data: TaskData, options: ExperimentArguments) -> None:
+    """
+    Raises:
+        ValueError: there are fewer examples to train on than settings are to be chosen by.
+    """
+    if len(options.settings) == 1 or data.selection is not None:
+        return
+    number = HELD_OUT_PART if options.sweep_folds == 1 else options.sweep_folds
+    found = min(len(set(fold.train.groups)) for fold in _folds(data, options))
+    if found < number:
+        raise ValueError(
+            f"{data.task.name}: --sweep chooses by {describe_selection(data, options)}, of which {number} have to "
+            f"differ, and {found} do."
+        )
+
+
 def _selection_parts(data: TaskData, fold: Fold, options: ExperimentArguments) -> list[tuple[Examples, Examples]]:
     """Pairs of examples to train on and to score where settings are chosen."""
     if data.selection is not None:
