@@ -106,6 +106,12 @@ def find_checkpoint(training_args: TrainingArguments, description: dict[str, Any
     return checkpoint
 
 
+def finished_description(folder: Path) -> dict[str, Any] | None:
+    """What `describe_run` or its like said of the finished run in `folder`; `None` if there is none."""
+    record = _read_record(folder) if (folder / RUN_FILE).is_file() else {"finished": False}
+    return record["description"] if record["finished"] else None
+
+
 def check_results_folder(folder: Path, description: dict[str, Any], model: str | None) -> None:
     """
     Refuse `folder` for the results of an evaluation alone, unless it is that of the `model` or of no other run.

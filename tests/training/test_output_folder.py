@@ -102,6 +102,28 @@ def test_the_model_in_the_folder_is_that_of_the_scores(finished, bert, glue, tmp
     assert trained[3].endswith("seed-3")  # whose model was not kept
 
 
+def test_what_is_to_be_predicted_may_be_asked_for_later(bert, glue, tmp_path, monkeypatch):
+    """And no longer, without a training; by the model that was kept, and as it would have been at once."""
+    settings = QUICK | {"dataset_name": glue, "seeds": [1, 2]}
+    run(bert, tmp_path / "at_once", do_predict=True, **settings)
+    trained = count_trainings(monkeypatch)
+    results = [run(bert, tmp_path / "at_once", **settings), run(bert, tmp_path / "later", **settings)]
+    assert len(trained) == 2
+    results += [run(bert, tmp_path / "later", do_predict=True, **settings) for _ in range(2)]
+    assert all(found["tasks"]["sst2"]["splits"] == results[0]["tasks"]["sst2"]["splits"] for found in results)
+    answers = [(tmp_path / name / "submission" / "SST-2.tsv").read_text() for name in ("at_once", "later")]
+    assert answers[0] == answers[1]
+    assert len(trained) == 2
+
+
+def test_what_is_to_be_predicted_is_not_by_another_model(bert, glue, tmp_path):
+    settings = QUICK | {"dataset_name": glue}
+    run(bert, tmp_path / "out", seeds=[1], **settings)
+    run(bert, tmp_path / "out", seeds=[2], **settings)
+    with pytest.raises(ValueError, match=r"seed-1 holds another run .*test:SST-2"):
+        run(bert, tmp_path / "out", seeds=[1], do_predict=True, **settings)
+
+
 @pytest.mark.parametrize(
     "changes", [{"dtype": "bfloat16"}, {"neftune_noise_alpha": 5}, {"dataloader_drop_last": True}]
 )

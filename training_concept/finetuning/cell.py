@@ -30,11 +30,20 @@ from training_concept.finetuning.data import collator, task_logits, tokenize
 from training_concept.finetuning.model import build_classifier, check_labels, classifier_config, label_names
 from training_concept.finetuning.trainer import FineTuningTrainer
 from training_concept.publishing.pushing import target_of
-from training_concept.run import OPTIMISATION, claim_folder, find_checkpoint, finish_run, was_stopped
+from training_concept.run import (
+    OPTIMISATION,
+    claim_folder,
+    find_checkpoint,
+    finish_run,
+    finished_description,
+    was_stopped,
+)
 
 logger = logging.getLogger(__name__)
 
 FACTS_FILE, LOGITS_FILE, KEPT_FILE = "cell.json", "logits.npz", "kept.json"
+# What begins the names of test examples, and where those that are asked for after the training are predicted.
+TEST_PREFIX, LATER_FOLDER = "test:", "later"
 # Of the training arguments, what also decides what comes of a cell; said of one where it is not as by default.
 SELDOM_SET = ("optim_args", "neftune_noise_alpha", "dataloader_drop_last", "bf16_full_eval", "fp16_full_eval")
 
@@ -86,7 +95,8 @@ class FineTuner:
     """
     Fine-tunes one checkpoint as often as wanted.
 
-    A cell that is finished is read from its folder, one that broke off goes on from its last complete checkpoint.
+    A cell that is finished is read from its folder, one that broke off goes on from its last complete checkpoint. Test
+    examples that are asked for when it is finished are predicted by the model that was kept, if it was.
 
     Args:
         model_args: name the checkpoint.
@@ -121,6 +131,8 @@ class FineTuner:
             check_labels(model_args, task)
         args = self._training_args(cell)
         description = self._describe(model_args, config, args, cell)
+        if (found := self._with_other_tests(task, cell, description)) is not None:
+            return found
         try:
             checkpoint = find_checkpoint(args, description)
         except FinishedRunError:
@@ -148,6 +160,29 @@ class FineTuner:
     def forget(self) -> None:
         """Let go of the token ids of all examples so far."""
         self._rows.clear()
+
+    def _with_other_tests(self, task: Task, cell: Cell, description: dict[str, Any]) -> CellResult | None:
+        """
+        The result of a finished cell that predicted other test examples, these predicted by the model that it left.
+
+        `None` if the folder holds no such cell, or the model is needed and gone.
+        """
+        known = finished_description(cell.folder)
+        if known is None or known == description or _without_tests(known) != _without_tests(description):
+            return None
+        lacking = {
+            name: examples
+            for name, examples in cell.predicted.items()
+            if known["predicted"].get(name) != description["predicted"][name]
+        }
+        if (lacking or cell.keep) and not (cell.keep and _holds_model_of(cell.folder, cell.keep)):
+            return None
+        result = read_cell(cell.folder)
+        for name, examples in lacking.items():
+            folder = cell.folder / LATER_FOLDER / examples.digest()
+            later = Cell(folder, None, {LATER_FOLDER: examples}, cell.seed, started_from=str(cell.keep))
+            result.logits[name] = self.run(task, later).logits[LATER_FOLDER]
+        return result
 
     def _model_args(self, cell: Cell) -> ClassifierArguments:
         if cell.started_from is None:
@@ -309,6 +344,11 @@ def _holds_model_of(folder: Path, kept: Path) -> bool:
     record = folder / KEPT_FILE
     # Older cells have none.
     return not record.is_file() or json.loads(record.read_text(encoding="utf-8"))["weights"] == weights_digest(kept)
+
+
+def _without_tests(description: Mapping[str, Any]) -> dict[str, Any]:
+    predicted = {name: told for name, told in description["predicted"].items() if not name.startswith(TEST_PREFIX)}
+    return {**description, "predicted": predicted}
 
 
 def _write_cell(folder: Path, result: CellResult) -> None:

@@ -14,7 +14,7 @@ from evaluation_concept.baselines_text import BASELINES
 from evaluation_concept.metrics import score
 from evaluation_concept.tasks import Examples, Fold, Task, TaskData, make_folds, pool, split_by_group
 from training_concept.finetuning.arguments import ExperimentArguments
-from training_concept.finetuning.cell import Cell, CellResult, FineTuner
+from training_concept.finetuning.cell import TEST_PREFIX, Cell, CellResult, FineTuner
 from training_concept.finetuning.data import drawn_rows
 
 logger = logging.getLogger(__name__)
@@ -237,11 +237,11 @@ def _trial_score(
 
 
 def _named(test: Mapping[str, Examples]) -> dict[str, Examples]:
-    return {f"test:{file}": examples for file, examples in test.items()}
+    return {f"{TEST_PREFIX}{file}": examples for file, examples in test.items()}
 
 
 def _test_predictions(task: Task, result: CellResult, test: Mapping[str, Examples]) -> dict[str, np.ndarray]:
-    return {file: task.decide(result.logits[f"test:{file}"]) for file in test}
+    return {file: task.decide(result.logits[f"{TEST_PREFIX}{file}"]) for file in test}
 
 
 def _stack(runs: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
