@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from accelerate import PartialState
 from huggingface_hub.utils import WeakFileLock
 from safetensors.torch import load_file
 
@@ -57,6 +58,17 @@ def test_two_runs_at_once_are_not_mixed(tmp_path):
             pass
     with claimed(args, GLUE, FOLDERS):
         (folder / "cells").mkdir()
+
+
+def test_nothing_is_removed_before_every_process_has_looked(tmp_path, monkeypatch):
+    """Else one that is slower finds a folder of nobody's."""
+    (tmp_path / "cells").mkdir()
+    (tmp_path / "model.safetensors").touch()
+    args = FineTuningArguments(output_dir=str(tmp_path), use_cpu=True, overwrite_output_dir=True)
+    seen = []
+    monkeypatch.setattr(PartialState, "wait_for_everyone", lambda self: seen.append((tmp_path / "cells").exists()))
+    with claimed(args, GLUE, FOLDERS):
+        assert seen == [True, False]
 
 
 def test_a_lock_outlives_no_run(tmp_path):

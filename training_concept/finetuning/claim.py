@@ -35,6 +35,8 @@ def claimed(args: FineTuningArguments, script: str, folders: Sequence[str]) -> I
     """
     folder = Path(args.output_dir)
     _check_owner(folder, args, script, folders)
+    # What others are still looking at is not removed.
+    PartialState().wait_for_everyone()
     is_main = args.process_index == 0
     with _locked(folder) if is_main else nullcontext():
         if args.overwrite_output_dir and is_main:
