@@ -61,7 +61,7 @@ def main(arguments: Sequence[str]) -> dict[str, Any]:
     register_auto_classes()
     classes = None if training_args.do_train else own_labels(model_args)
     with training_args.main_process_first():
-        loaded = load_tasks(task_args, model_args.cache_dir, model_args.token, classes)
+        loaded = load_tasks(task_args, model_args.cache_dir, model_args.token, classes, training_args.do_predict)
     tasks = {data.task.name: _prepare(data, options, training_args) for data in loaded}
     _check(tasks, task_args, options, training_args)
     for data in tasks.values():

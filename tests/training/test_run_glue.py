@@ -4,6 +4,7 @@
 
 import json
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,15 @@ def test_all_nine_tasks_run_from_one_command(all_nine):
             assert split["examples"] == 10
     assert results["average"]["model"]["runs"] == 1
     assert json.loads((output / "results.json").read_text()) == json.loads(json.dumps(results))
+
+
+def test_a_copy_without_test_sets_is_enough_to_train_and_score(tmp_path, bert, glue):
+    """Under the names that transformers' example takes for tasks, in capitals too."""
+    shutil.copytree(glue / "mnli", tmp_path / "glue" / "mnli", ignore=shutil.ignore_patterns("test*"))
+    settings = {"task_name": ["MNLI"], "dataset_name": tmp_path / "glue", "baselines": False, "max_steps": 1}
+    assert scores(run(bert, tmp_path / "out", **settings), "mnli", "validation_mismatched")
+    with pytest.raises(FileNotFoundError, match=r"mnli has no file test_matched-\*\.parquet"):
+        run(bert, tmp_path / "predicted", do_predict=True, **settings)
 
 
 def test_the_server_gets_a_file_for_each_test_set(all_nine):

@@ -62,6 +62,9 @@ class TaskArguments:
     )
 
     def __post_init__(self) -> None:
+        if self.task_name:
+            # Transformers' example takes MRPC for mrpc.
+            self.task_name = [name.lower() for name in self.task_name]
         check_needs(self, dict.fromkeys(("text_columns", "label_column"), FILES))
         # A recipe says mnli for whichever of its tasks are asked for.
         if self.mnli_init not in (None, "mnli") and not {*STARTED_FROM_MNLI, "all"} & set(self.task_name or []):
@@ -103,6 +106,7 @@ def load_tasks(
     cache_dir: str | None = None,
     token: str | None = None,
     classes: tuple[str, ...] | None = None,
+    predicts: bool = True,
 ) -> list[TaskData]:
     """
     The examples of all tasks, in the order in which they are run.
@@ -112,6 +116,7 @@ def load_tasks(
         cache_dir: of `datasets`.
         token: for private datasets.
         classes: of files of one's own, see `load_files`.
+        predicts: whether the test splits of GLUE are wanted.
 
     Raises:
         OSError: data that is not there or cannot be had.
@@ -127,4 +132,4 @@ def load_tasks(
     if task_args.package_dir:
         cache = PackageCache(Path(task_args.package_dir))
         return [load_package_task(name, cache) for name in names]
-    return [load_task(GLUE_TASKS[name], task_args.dataset_name, cache_dir, token) for name in names]
+    return [load_task(GLUE_TASKS[name], task_args.dataset_name, cache_dir, token, predicts) for name in names]

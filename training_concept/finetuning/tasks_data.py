@@ -23,7 +23,9 @@ logger = logging.getLogger(__name__)
 FRACTION = r"[-+]?\d*\.\d+"
 
 
-def load_task(task: Task, dataset: str, cache_dir: str | None = None, token: str | None = None) -> TaskData:
+def load_task(
+    task: Task, dataset: str, cache_dir: str | None = None, token: str | None = None, predicts: bool = True
+) -> TaskData:
     """
     Read a task from a dataset with a configuration for each.
 
@@ -32,18 +34,20 @@ def load_task(task: Task, dataset: str, cache_dir: str | None = None, token: str
         dataset: its id on the Hub, or a folder of the same layout: `cola/train-00000-of-00001.parquet`, ...
         cache_dir: of `datasets`.
         token: for private datasets.
+        predicts: whether the test splits, which copies often lack, are wanted.
 
     Raises:
         OSError: a dataset or folder that is not there.
         ValueError: rows that are not those of the task, or a split that is missing.
     """
     config = partial(_load_config, dataset, cache_dir=cache_dir, token=token)
-    hidden = [test.split for test in task.test_splits if test.config is None]
+    test_splits = task.test_splits if predicts else ()
+    hidden = [test.split for test in test_splits if test.config is None]
     splits = config(task.name, ["train", *task.evaluation_splits, *hidden])
     train = read_examples(task, _split(splits, "train", task), "train")
     evaluation = {split: read_examples(task, _split(splits, split, task), split) for split in task.evaluation_splits}
     test = {}
-    for wanted in task.test_splits:
+    for wanted in test_splits:
         found = config(wanted.config, [wanted.split]) if wanted.config else splits
         test[wanted.file] = read_examples(task, _split(found, wanted.split, task), wanted.split, labelled=False)
     return TaskData(task, train, evaluation, test=test)
