@@ -125,6 +125,8 @@ def _check(
         raise ValueError(
             "--push_to_hub uploads one model: ask for --do_train, and name one task, which is not cross-validated."
         )
+    if options.compare_with and not args.do_eval:
+        raise ValueError("--compare_with goes with --do_eval only.")
     for other in options.compare_with or []:
         check_comparable({name: data.evaluation for name, data in tasks.items()}, Path(other))
     if task_args.mnli_init and tasks.keys() & STARTED_FROM_MNLI:

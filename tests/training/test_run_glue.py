@@ -392,6 +392,7 @@ def test_a_fine_tuned_model_knows_what_a_bag_of_words_cannot(tmp_path, checkpoin
         ({"mnli_init": "nowhere", "task_name": ["rte"]}, "--mnli_init nowhere is not there"),
         ({"readout": "median"}, "readout='median'"),
         ({"compare_with": ["nowhere"]}, "nowhere holds no results.json"),
+        ({"compare_with": ["nowhere"], "do_eval": None}, "--compare_with goes with --do_eval only"),
         ({"do_train": None}, "has no classifier for this task"),
         ({"do_train": None, "model_name_or_path": None, "preset": "nano", "tokenizer_name": "{model}"}, "A new model"),
         ({"do_train": None, "push_to_hub": True}, "--push_to_hub uploads one model: ask for --do_train"),
