@@ -240,6 +240,8 @@ def test_what_would_train_on_nothing_is_refused(tmp_path, bert, changes, message
     ("kind", "settings", "message"),
     [
         (TaskArguments, {"task_name": ["sst2"], "text_columns": ["a"]}, "--text_columns goes with --train_file"),
+        (TaskArguments, {"train_file": "a.csv", "text_columns": ["label"]}, "different columns: label, label"),
+        (TaskArguments, {"train_file": "a.csv", "text_columns": ["a", "a"]}, "different columns: a, a, label"),
         (TaskArguments, {"train_file": "a.csv", "dataset_name": "mine"}, "--dataset_name has GLUE's own tasks"),
         (TaskArguments, {"task_name": ["sst2"], "mnli_init": "x"}, "--mnli_init is for rte, mrpc, stsb"),
         (ExperimentArguments, {"sweep_folds": 5}, "--sweep_folds goes with --sweep only"),

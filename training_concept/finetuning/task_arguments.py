@@ -66,6 +66,9 @@ class TaskArguments:
             # Transformers' example takes MRPC for mrpc.
             self.task_name = [name.lower() for name in self.task_name]
         check_needs(self, dict.fromkeys(("text_columns", "label_column"), FILES))
+        columns = [*(self.text_columns or []), self.label_column]
+        if len(set(columns)) < len(columns):
+            raise ValueError(f"--text_columns and --label_column must name different columns: {', '.join(columns)}.")
         # A recipe says mnli for whichever of its tasks are asked for.
         if self.mnli_init not in (None, "mnli") and not {*STARTED_FROM_MNLI, "all"} & set(self.task_name or []):
             raise ValueError(f"--mnli_init is for {', '.join(STARTED_FROM_MNLI)}, and none of these is asked for.")
