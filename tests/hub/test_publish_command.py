@@ -207,6 +207,17 @@ def test_what_is_no_part_of_a_checkpoint_is_refused(checkpoint, capsys, stray, m
     assert read(checkpoint) == before
 
 
+def test_a_link_that_leads_nowhere_is_named_and_not_to_be_left_out(checkpoint, capsys):
+    (checkpoint / "model.safetensors").rename(checkpoint.parent / "base.safetensors")
+    (checkpoint / "model.safetensors").symlink_to("../base.safetensors")
+    assert "model.safetensors" in survey(checkpoint).travels
+    (checkpoint.parent / "base.safetensors").unlink()
+    assert exit_code(publish.main, [str(checkpoint), "someone/tiny"]) == 2
+    error = capsys.readouterr().err
+    assert "model.safetensors is a link to ../base.safetensors, which is not there" in error
+    assert "--leave_out" not in error
+
+
 def test_a_checkpoint_of_the_trainer_is_told_the_command_that_publishes_it(checkpoint, capsys):
     for name in ("optimizer.pt", "rng_state.pth", "my notes.txt"):
         (checkpoint / name).write_text("")

@@ -51,7 +51,7 @@ def survey(folder: Path, *, include: Sequence[str] = (), leave_out: Sequence[str
 
     Raises:
         NotADirectoryError: there is no such folder.
-        ValueError: it holds no model, or something that is to travel is a pickle.
+        ValueError: it holds no model, a link that leads nowhere, or a pickle that is to travel.
     """
     if not folder.is_dir():
         raise NotADirectoryError(f"{folder} is no folder.")
@@ -64,6 +64,10 @@ def survey(folder: Path, *, include: Sequence[str] = (), leave_out: Sequence[str
             contents.stays.append(name)
         elif path.is_file() and matches(name, (*include, *TRAVELS)):
             contents.travels[name] = path
+        elif path.is_symlink() and not path.exists():
+            raise ValueError(
+                f"{path} is a link to {path.readlink()}, which is not there: copy folders with links by cp -rL."
+            )
         elif not inside:
             contents.strays.append(name)
     _check_complete(folder, contents.travels)
