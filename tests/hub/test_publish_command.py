@@ -417,6 +417,22 @@ def test_code_that_needs_this_repository_is_not_published(checkpoint):
         validate(checkpoint)
 
 
+@pytest.mark.parametrize(
+    ("code", "longest_seconds", "message"),
+    [
+        ("raise SystemExit(0)", 600, "its code ended the process"),
+        ("import atexit; atexit.register(print, 'bye')", 600, "or wrote after its end"),
+        ("import time; time.sleep(600)", 1, "it took more than 1 seconds"),
+    ],
+)
+def test_code_that_ends_or_holds_the_process_is_refused(checkpoint, monkeypatch, code, longest_seconds, message):
+    path = checkpoint / "modeling_concept.py"
+    path.write_text(f"{code}\n{path.read_text()}")
+    monkeypatch.setattr(validation, "LONGEST_SECONDS", longest_seconds)
+    with pytest.raises(ValueError, match=f"does not load by itself: .*{message}"):
+        validate(checkpoint)
+
+
 def test_classifiers_and_stock_models_are_published_too(saved, samples, in_this_process, tmp_path):
     assert "ViaDecoder" in validate(saved / "classifier")[0]
     widths = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}

@@ -50,7 +50,7 @@ def load_in_fresh_process(folder: Path) -> dict[str, Any]:
         What `load_alone.main` does.
 
     Raises:
-        ValueError: if it cannot be loaded, with the last line that the process wrote.
+        ValueError: if it cannot be loaded, or not in time, with the last line that the process wrote.
     """
     return _run_alone(load_alone, folder, failure="does not load by itself")
 
@@ -60,7 +60,7 @@ def check_health_in_fresh_process(folder: Path) -> list[Finding]:
     As `evaluation_concept.health.check_health` with the folder's own code, without network, caches or tokens.
 
     Raises:
-        ValueError: if it cannot be done, with the last line that the process wrote.
+        ValueError: if it cannot be done, or not in time, with the last line that the process wrote.
     """
     found = _run_alone(health_alone, folder, failure="cannot be examined")
     return [Finding(**finding) for finding in found]
@@ -71,19 +71,25 @@ def _run_alone(script: ModuleType, folder: Path, failure: str) -> Any:
     with TemporaryDirectory() as scratch:
         foreign = ("HF_", "HUGGING", "TRANSFORMERS_", "PYTHON")
         kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
-        process = subprocess.run(
-            [sys.executable, "-I", str(script.__file__), str(folder.resolve())],
-            cwd=scratch,
-            env=kept | {"HF_HUB_OFFLINE": "1", "HF_HOME": scratch, "HF_HUB_DISABLE_TELEMETRY": "1"},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=LONGEST_SECONDS,
-        )
+        try:
+            process = subprocess.run(
+                [sys.executable, "-I", str(script.__file__), str(folder.resolve())],
+                cwd=scratch,
+                env=kept | {"HF_HUB_OFFLINE": "1", "HF_HOME": scratch, "HF_HUB_DISABLE_TELEMETRY": "1"},
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=LONGEST_SECONDS,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise ValueError(f"this checkpoint {failure}: it took more than {LONGEST_SECONDS:,} seconds.") from error
     if process.returncode:
         reason = (process.stderr.strip().splitlines() or [f"it ended with {process.returncode}"])[-1]
         raise ValueError(f"this checkpoint {failure}: {reason}")
-    return json.loads(process.stdout.strip().splitlines()[-1])
+    try:
+        return json.loads(process.stdout.strip().rpartition("\n")[2])
+    except json.JSONDecodeError as error:
+        raise ValueError(f"this checkpoint {failure}: its code ended the process, or wrote after its end.") from error
 
 
 def _has_health_checks(folder: Path) -> bool:
