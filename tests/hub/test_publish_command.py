@@ -270,6 +270,24 @@ def test_what_is_no_checkpoint_is_refused(checkpoint, missing, message):
         survey(checkpoint)
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "config.json cannot be read: Expecting value"),
+        ("[" * 100_000, "config.json cannot be read: "),
+        ("[]", "config.json holds no configuration."),
+        ('{"model_type": "concept_encoder", "auto_map": ["a.B"]}', "config.json has an auto_map that is no table"),
+        ('{"model_type": "concept_encoder", "auto_map": {"AutoModel": ["a.B"]}}', "config.json has an auto_map that"),
+    ],
+)
+def test_what_is_no_configuration_is_refused_in_a_line(checkpoint, capsys, content, message):
+    (checkpoint / "config.json").write_text(content, encoding="utf-8")
+    assert exit_code(publish.main, [str(checkpoint), "someone/tiny", "--dry_run"]) == 2
+    error = capsys.readouterr().err.splitlines()
+    assert message in error[-1]
+    assert len(error) == 1
+
+
 def test_the_users_token_is_not_published(checkpoint):
     (checkpoint / "training_args.json").write_text('{"hub_token": "hf_mine"}')
     with pytest.raises(ValueError, match=r"training_args.json holds your access token"):

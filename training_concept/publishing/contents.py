@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from transformers.dynamic_module_utils import get_relative_import_files
 
@@ -93,6 +94,9 @@ def staged(files: Mapping[str, Path], beside: Path | None = None) -> Iterator[Pa
 
     Yields:
         A folder with these files and nothing else, removed at the end.
+
+    Raises:
+        ValueError: `config.json` is no configuration.
     """
     with TemporaryDirectory(prefix=DRAFT, dir=beside, ignore_cleanup_errors=True) as scratch:
         # Its name is a part of those of the modules that transformers loads from it.
@@ -113,12 +117,36 @@ def files_in(folder: Path) -> dict[str, Path]:
     return {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
+def read_config(folder: Path) -> dict[str, Any]:
+    """
+    What `config.json` holds.
+
+    Raises:
+        ValueError: it is no configuration.
+    """
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"config.json cannot be read: {error}.") from error
+    if not isinstance(config, dict):
+        raise ValueError("config.json holds no configuration.")
+    return config
+
+
 def lacks_code(folder: Path) -> bool:
-    """Whether a concept encoder's folder does not hold all the code that its configuration should name."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    """
+    Whether a concept encoder's folder does not hold all the code that its configuration should name.
+
+    Raises:
+        ValueError: the configuration is none, or names code in no way that is known.
+    """
+    config = read_config(folder)
     if config.get("model_type") != ConceptEncoderConfig.model_type:
         return False
-    modules = {reference.split(".")[0] for reference in config.get("auto_map", {}).values()}
+    auto_map = config.get("auto_map") or {}
+    if not isinstance(auto_map, dict) or not all(isinstance(reference, str) for reference in auto_map.values()):
+        raise ValueError("config.json has an auto_map that is no table of names of classes.")
+    modules = {reference.split(".")[0] for reference in auto_map.values()}
     try:
         for module in modules:
             get_relative_import_files(folder / f"{module}.py")
@@ -131,7 +159,7 @@ def add_code(folder: Path) -> None:
     """Give a concept encoder's folder the code of this installation, and the names by which Auto classes find it."""
     export_code(folder)
     path = folder / "config.json"
-    config = json.loads(path.read_text(encoding="utf-8")) | {"auto_map": AUTO_MAP}
+    config = read_config(folder) | {"auto_map": AUTO_MAP}
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 

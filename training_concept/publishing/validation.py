@@ -14,6 +14,7 @@ from typing import Any
 from configuration_concept import ConceptEncoderConfig
 from evaluation_concept.health import SICK, Finding
 from training_concept.publishing import health_alone, load_alone
+from training_concept.publishing.contents import read_config
 
 LONGEST_SECONDS = 1800
 
@@ -94,6 +95,6 @@ def _run_alone(script: ModuleType, folder: Path, failure: str) -> Any:
 
 def _has_health_checks(folder: Path) -> bool:
     """Whether it is a concept encoder that predicts masked tokens, of which it is known what should hold."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = read_config(folder)
     heads = config.get("architectures") or []
     return config["model_type"] == ConceptEncoderConfig.model_type and any("MaskedLM" in head for head in heads)
