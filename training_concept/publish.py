@@ -22,7 +22,7 @@ from rich.console import Console
 from evaluation_concept.errors import exit_code
 from training_concept.publishing.card import name_card, write_minimal_card
 from training_concept.publishing.contents import CARD, check_secret, files_in, is_pickle, staged, survey
-from training_concept.publishing.repository import Commit, Repository, Target, check_access
+from training_concept.publishing.repository import Commit, Repository, Target, check_access, check_revision
 from training_concept.publishing.validation import validate
 from training_concept.terminal import TextTable, make_console, print_table
 
@@ -61,9 +61,12 @@ def publish(checkpoint: Path, target: Target, options: Options) -> Commit | None
 
     Raises:
         OSError: there is no such folder, or the Hub refuses the upload or cannot be reached (`HubError`).
-        ValueError: the checkpoint is not fit to be published, or the tag is that of something else.
+        ValueError: the checkpoint is not fit to be published, a name cannot be, or the tag is that of something else.
     """
     validate_repo_id(target.repo_id)
+    for name in (options.tag, target.revision):
+        if name is not None:
+            check_revision(name)
     contents = survey(checkpoint, include=options.include, leave_out=options.leave_out)
     if contents.strays:
         raise ValueError(_describe_strays(checkpoint, contents.strays, _command(checkpoint, target, options)))

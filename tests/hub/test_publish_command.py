@@ -243,6 +243,19 @@ def test_name_token_and_hub_are_looked_at_first(checkpoint, monkeypatch, capsys)
     assert "tiny: there is no access token: run `hf auth login` or set HF_TOKEN." in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["version 1", "v1..2", "v1.lock", "-v1", "v1/", "v~1", "", "@", "a/.b"])
+@pytest.mark.parametrize("flag", ["--tag", "--revision"])
+def test_a_name_that_git_refuses_is_refused_before_anything_is_uploaded(checkpoint, monkeypatch, capsys, flag, name):
+    monkeypatch.setattr(publish, "check_access", None)
+    assert exit_code(publish.main, [str(checkpoint), "someone/tiny", f"{flag}={name}"]) == 2
+    assert f"{name!r} is no name that Git lets a branch or tag have." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["v1.0", "release/2026-11", "v1.0+cpu", "größe", "v1@2"])
+def test_other_names_are_not(name):
+    repository.check_revision(name)
+
+
 def test_what_is_named_is_left_out_or_included(checkpoint):
     for name in ("optimizer.pt", "notes.docx", "onnx/model.onnx", "onnx/model.pt"):
         (checkpoint / name).parent.mkdir(exist_ok=True)

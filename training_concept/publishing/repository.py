@@ -3,6 +3,7 @@
 """A model repository on the Hub, to which checkpoints go as a whole or not at all."""
 
 import hashlib
+import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -31,6 +32,10 @@ HINTS = {
     404: "there is no such repository or revision, or your access token may not see it",
     TOO_MANY: "there were too many requests of late; wait some minutes, and do the same again",
 }
+
+
+# What no name of a branch or tag holds (git help check-ref-format).
+NO_REVISION = re.compile(r"[\x00-\x20~^:?*\[\\\x7f]|\.\.|@\{|//|/\.|^[-./]|[./]$|\.lock(/|$)|^@$|^$")
 
 
 class HubError(OSError):
@@ -66,6 +71,15 @@ class Commit(NamedTuple):
     url: str
     is_new: bool
     removed: tuple[str, ...] = ()
+
+
+def check_revision(name: str) -> None:
+    """
+    Raises:
+        ValueError: Git has no branch or tag of this name.
+    """
+    if NO_REVISION.search(name):
+        raise ValueError(f"{name!r} is no name that Git lets a branch or tag have.")
 
 
 def check_access(target: Target) -> None:
