@@ -26,7 +26,7 @@ from safetensors.torch import save_file
 from transformers import AutoModelForTextEncoding, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from evaluation_concept.errors import exit_code, naming
-from evaluation_concept.files import draft
+from evaluation_concept.files import draft, make_room
 from evaluation_concept.quantization import quantize_int8
 from modeling_concept import register_auto_classes
 from modeling_concept.encoding import TextEmbeddings
@@ -93,13 +93,14 @@ def main(arguments: Sequence[str]) -> None:
 
     Raises:
         ValueError: a setting that cannot be, texts that cannot be read, a checkpoint of another kind of model.
-        OSError: no such folder, file or checkpoint.
+        OSError: no such folder, file or checkpoint, or an output that cannot be written.
     """
     options = _parse(arguments)
     output = Path(options.output)
     check_output(output, options.overwrite_output)
     texts = find_texts(Path(options.source), options.glob, options.text_column)
     check_texts(texts, options.source, options.skip_unreadable)
+    make_room(output)
     begin = time.perf_counter()
     model = place_encoder(options)
     encoded = model.encode(
@@ -283,7 +284,6 @@ def save(output: Path, encoded: TextEmbeddings, texts: Readable, checkpoint: str
         sizes = torch.tensor([0, *map(len, encoded.concept_embeddings)])
         tensors |= {"concept_embeddings": torch.cat(encoded.concept_embeddings), "concept_offsets": sizes.cumsum(0)}
     index = {"checkpoint": checkpoint, "names": texts.names, "skipped": texts.problems}
-    output.parent.mkdir(parents=True, exist_ok=True)
     with draft(output) as tensor_draft, draft(index_path(output)) as index_draft:
         save_file(tensors, tensor_draft)
         index_draft.write_text(json.dumps(index, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 
@@ -20,6 +21,20 @@ def draft(path: Path) -> Iterator[Path]:
         draft_path.replace(path)
     finally:
         draft_path.unlink(missing_ok=True)
+
+
+def make_room(path: Path) -> None:
+    """
+    Make the folder of a file, before the work that will be written to it, and see whether files can be made there.
+
+    Raises:
+        OSError: they cannot, or `path` is a folder.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder, and no file to write to.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryFile(dir=path.parent):
+        pass
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

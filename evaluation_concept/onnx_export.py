@@ -27,7 +27,7 @@ from transformers import PreTrainedModel
 
 from evaluation_concept.encode import load_encoder
 from evaluation_concept.errors import exit_code
-from evaluation_concept.files import draft
+from evaluation_concept.files import draft, make_room
 
 COMMAND = "python -m evaluation_concept.onnx_export"
 PACKAGES = "pip install onnx onnxscript onnxruntime"
@@ -142,14 +142,14 @@ def main(arguments: Sequence[str]) -> None:
         ValueError: if the output is there, the checkpoint is of another kind of model, or the exported graph computes
             something else.
         ImportError: if a package is missing.
-        OSError: if there is no checkpoint.
+        OSError: if there is no checkpoint, or the output cannot be written.
     """
     options = _parse(arguments)
     output = Path(options.output)
     if output.exists() and not options.overwrite_output:
         raise ValueError(f"{output} is there. Choose another --output, or --overwrite_output.")
+    make_room(output)
     model = load_encoder(options.checkpoint, options.trust_remote_code).float()
-    output.parent.mkdir(parents=True, exist_ok=True)
     if options.int8:
         with tempfile.TemporaryDirectory() as folder:
             exact = Path(folder) / "float32.onnx"

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from evaluation_concept.encode import add_model_options, check_texts, find_texts, load_tokenizer, place_encoder
 from evaluation_concept.errors import exit_code
+from evaluation_concept.files import make_room
 from evaluation_concept.passages import split_texts
 from evaluation_concept.search_index import Hit, IndexSettings, SearchIndex, probe, write_index
 from modeling_concept.encoding import TextEncoder
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str]) -> None:
 
     Raises:
         ValueError: a setting that cannot be, texts that cannot be read, a checkpoint that is not that of the index.
-        OSError: no such folder, file or checkpoint.
+        OSError: no such folder, file or checkpoint, or an output that cannot be written.
     """
     options = _parse(arguments)
     options.run(options)
@@ -52,6 +53,7 @@ def index(options: argparse.Namespace) -> None:
         raise ValueError(f"{output} is there. Choose another --output, or --overwrite_output.")
     texts = find_texts(Path(options.source), options.glob, options.text_column)
     check_texts(texts, options.source, options.skip_unreadable)
+    make_room(output)
     encoder = load(options, options.late_interaction)
     room = (encoder.max_length or MAX_TOKENS) - encoder.tokenizer.num_special_tokens_to_add()
     max_tokens = min(MAX_TOKENS, room) if options.passage_tokens is None else options.passage_tokens

@@ -242,6 +242,15 @@ def test_an_output_that_is_there_is_kept(checkpoint, texts, output, capsys):
     assert "must end in .safetensors" in refusal(capsys, checkpoint, texts, "--output", output.with_suffix(".npy"))
 
 
+def test_an_output_that_cannot_be_written_is_refused_before_the_work(texts, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("evaluation_concept.encode.place_encoder", None)
+    (tmp_path / "file").touch()
+    (tmp_path / "a.safetensors").mkdir()
+    for output, reason in (("file/a.safetensors", "file"), ("a.safetensors", "a.safetensors is a folder, and")):
+        arguments = ("no checkpoint", texts, "--output", tmp_path / output, "--overwrite_output")
+        assert reason in refusal(capsys, *arguments)
+
+
 def test_a_run_that_fails_leaves_the_old_output_and_no_drafts(checkpoint, texts, output, capsys, monkeypatch):
     _, index = run(checkpoint, texts, output)
 

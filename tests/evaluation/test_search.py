@@ -199,6 +199,15 @@ def test_an_index_is_replaced_only_if_asked(checkpoint, texts, tmp_path, capsys)
     index(checkpoint, texts, tmp_path, "--overwrite_output")
 
 
+def test_an_index_that_cannot_be_written_is_refused_before_the_work(texts, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("evaluation_concept.search.load", None)
+    (tmp_path / "index.arrow").mkdir()
+    arguments = ["index", "no checkpoint", str(texts), "--output", str(tmp_path / "index.arrow"), "--overwrite_output"]
+    assert exit_code(main, arguments) == 2
+    assert "index.arrow is a folder, and no file to write to." in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["index.arrow"]
+
+
 def test_what_is_no_index_is_named(tmp_path, capsys):
     (tmp_path / "x.arrow").write_bytes(b"nothing")
     assert "is no index of passages" in refusal(capsys, "query", str(tmp_path / "x.arrow"), "a")
