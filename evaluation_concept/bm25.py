@@ -20,11 +20,10 @@ def bm25_scores(queries: Sequence[str], passages: Sequence[str], k1: float = 1.2
     Args:
         k1: how soon further occurrences of a word stop to count.
         b: by how much a word counts for less in a longer passage, from 0 to 1.
-
-    Raises:
-        ValueError: if no passage has a word.
     """
     vectorizer = CountVectorizer(token_pattern=r"(?u)\w+", dtype=np.float64)
+    if not any(map(vectorizer.build_analyzer(), passages)):  # of which it would make an error
+        return csr_matrix((len(queries), len(passages)))
     counts = vectorizer.fit_transform(passages).tocsr()
     number, occurrences = len(passages), np.diff(counts.tocsc().indptr)
     lengths = np.asarray(counts.sum(axis=1)).ravel()

@@ -166,6 +166,20 @@ def refusal(capsys, *given: str) -> str:
     return capsys.readouterr().err.splitlines()[-1]
 
 
+def test_texts_of_signs_alone_are_ranked_by_their_vectors(checkpoint, tmp_path, capsys):
+    (tmp_path / "signs").mkdir()
+    for name, text in (("a.txt", "!!! ..."), ("b.txt", "???")):
+        (tmp_path / "signs" / name).write_text(text, encoding="utf-8")
+    path = str(index(checkpoint, tmp_path / "signs", tmp_path))
+    found = []
+    for flags in ([], ["--bm25"]):
+        capsys.readouterr()
+        assert exit_code(main, ["query", path, "bale ???", "--json", *flags]) == 0
+        found.append([json.loads(line)["name"] for line in capsys.readouterr().out.splitlines()])
+    assert found[0] == found[1]
+    assert len(found[0]) == 2
+
+
 def test_the_index_of_another_checkpoint_is_refused(checkpoint, texts, tmp_path, capsys):
     path = index(checkpoint, texts, tmp_path)
     other = tmp_path / "other"
