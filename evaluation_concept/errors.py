@@ -57,6 +57,8 @@ def naming(name: str) -> Iterator[None]:
             raise OSError(f"There is no folder {name}.") from error
         if isinstance(error, ValueError):
             raise
+        if "/" in name and folder.parent.is_dir() and not folder.exists():
+            raise OSError(f"There is no folder {name}, nor can it be had from the Hub: {error}") from error
         raise OSError(f"{name} cannot be loaded: {error}") from error
 
 

@@ -121,6 +121,16 @@ def test_a_checkpoint_that_is_not_there_is_named(tmp_path, build):
         build(ModelArguments(model_name_or_path=f"{tmp_path}/empty"))
 
 
+def test_a_name_beside_folders_that_are_there_is_taken_for_one_of_them(tmp_path, monkeypatch):
+    (tmp_path / "outputs").mkdir()
+    monkeypatch.chdir(tmp_path)
+    message = r"^There is no folder outputs/nono, nor can it be had from the Hub: no connection$"
+    with pytest.raises(OSError, match=message), naming("outputs/nono"):
+        raise OSError("no connection")
+    with pytest.raises(OSError, match=r"^nono cannot be loaded: no connection$"), naming("nono"):
+        raise OSError("no connection")
+
+
 def test_what_is_wrong_with_a_checkpoint_that_is_there_stays_said(checkpoint):
     folder, _ = checkpoint
     with pytest.raises(ValueError, match=r"^a weight is missing$"), naming(str(folder)):
