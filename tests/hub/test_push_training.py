@@ -11,10 +11,12 @@ from subprocess import CompletedProcess
 
 import pytest
 from huggingface_hub import ModelCard
+from transformers import TrainingArguments
 
 import run_long_context
 from tests.training import tiny_glue, tiny_long, tiny_run
 from training_concept.publishing.card import LOSS_CURVE
+from training_concept.publishing.pushing import push_run
 
 from .conftest import ROOT, RunPython
 from .fake_hub import FakeHub, Fault
@@ -149,6 +151,14 @@ def test_a_hub_that_never_answers_holds_no_run(hub, run_python, tmp_path, place)
     later = f"Later: python -m training_concept.publish {tmp_path / 'tiny'} tiny (which is USER/tiny for the USER of"
     assert later in ended.stdout
     assert not list((tmp_path / "tiny").glob(".upload-*"))
+
+
+def test_the_command_for_later_can_be_pasted_whatever_the_folder_is_called(tmp_path, caplog):
+    folder = tmp_path / "my model"
+    args = TrainingArguments(str(folder), hub_model_id="someone/tiny", hub_private_repo=False, use_cpu=True)
+    assert push_run(args, folder) is None  # there is no such folder
+    later = caplog.messages[-1].partition("Later: python -m training_concept.publish ")[2]
+    assert shlex.split(later) == [str(folder), "someone/tiny", "--public"]
 
 
 @pytest.mark.slow

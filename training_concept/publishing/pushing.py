@@ -3,6 +3,7 @@
 """Uploads of a run in mid-training and at its end, none of which can fail it."""
 
 import logging
+import shlex
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -43,8 +44,9 @@ def push_run(args: TrainingArguments, folder: Path) -> Commit | None:
         folder: with model, tokenizer, card and results.
     """
     target = target_of(args)
-    command = f"python -m training_concept.publish {folder} {target.repo_id}"
-    command += f" --revision {target.revision}" * bool(target.revision) + " --public" * (not target.private)
+    words = ["python", "-m", "training_concept.publish", str(folder), target.repo_id]
+    words += ["--revision", target.revision] if target.revision else []
+    command = shlex.join(words + ["--public"] * (not target.private))
     failure = f"{folder} holds the finished model but was not uploaded"
     with _Harmless(failure, f"Later: {command}{_whose(target.repo_id)}"), staged(survey(folder).travels) as copy:
         check_secret(files_in(copy), target.token or get_token())
