@@ -159,11 +159,12 @@ def place_tokens(
     if document_lengths is not None:
         document_lengths = document_lengths.long()
         in_use = places < document_lengths.sum(dim=1, keepdim=True)
+        # Learned positions end, and padding may not.
         if document_lengths.shape[1] == 1:
-            return TokenLayout(length, longest, places, document_lengths), in_use
+            return TokenLayout(length, longest, places * in_use, document_lengths), in_use
         documents = segment_of(places, document_lengths)
         starts = document_lengths.cumsum(dim=1) - document_lengths
-        positions = places - starts.gather(1, documents)
+        positions = (places - starts.gather(1, documents)) * in_use
         return TokenLayout(length, longest, positions, document_lengths, documents), in_use
     if attention_mask is None:
         return TokenLayout(length, longest, places), None
@@ -222,7 +223,7 @@ def check_inputs(
     if attention_mask is not None and attention_mask.shape != shape:
         raise ValueError(f"attention_mask of shape {tuple(attention_mask.shape)} does not fit inputs {tuple(shape)}.")
     # Learned positions begin anew in every document of a row.
-    longest = shape[1] if document_lengths is None else max_document_length or shape[1]
+    longest = shape[1] if document_lengths is None else min(max_document_length or shape[1], shape[1])
     if config.position_embedding == "learned" and longest > config.max_position_embeddings:
         raise ValueError(
             f"{longest} tokens are more than the {config.max_position_embeddings} learned positions "

@@ -83,6 +83,24 @@ def test_learned_positions_begin_anew_in_every_document():
         model(torch.cat(texts)[None], document_lengths=lengths)
 
 
+@pytest.mark.parametrize("variant", ["learned_positions", "perceiver_v1", "weighted_decoder"])
+@pytest.mark.parametrize("lengths", [(60,), (60, 30), (0, 60, 0)])
+def test_padding_may_go_on_where_learned_positions_end(variant, lengths):
+    model = tiny_model(ConceptEncoderForMaskedLM, variant)
+    texts = [document(length, seed) for seed, length in enumerate(lengths)]
+    row = torch.nn.functional.pad(torch.cat(texts), (0, 100), value=17)[None]
+    packed = model(row, document_lengths=torch.tensor([lengths]), max_document_length=64).logits[0]
+    for text, logits in zip(texts, packed.split([*lengths, 100]), strict=False):
+        if len(text):
+            torch.testing.assert_close(logits, model(text[None]).logits[0], **CLOSE)
+
+
+def test_no_document_is_longer_than_its_row():
+    model, text = tiny_model(ConceptEncoderForMaskedLM, "perceiver_v1"), document(20)
+    bounded = model(text[None], document_lengths=torch.tensor([[20]]), max_document_length=512).logits
+    torch.testing.assert_close(bounded, model(text[None]).logits, **CLOSE)
+
+
 @pytest.mark.parametrize("variant", ["hybrid", "perceiver_v1"])
 def test_offloaded_weights_give_the_same_loss_and_logits(variant):
     model, batch = tiny_model(ConceptEncoderForMaskedLM, variant), masked_batch()
