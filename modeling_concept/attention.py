@@ -285,6 +285,16 @@ class ConceptRotaryEmbedding(nn.Module):
         self.inv_freq = nn.Buffer(inv_freq, persistent=False)
         self.original_inv_freq = nn.Buffer(inv_freq.clone(), persistent=False)
 
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> "ConceptRotaryEmbedding":
+        """As `nn.Module._apply`, but frequencies keep their type: in half precision far places would lose theirs."""
+        kept = dict(self.named_buffers())
+        super()._apply(fn, recurse)
+        for name, values in kept.items():
+            moved = self.get_buffer(name)
+            if moved.dtype != values.dtype:
+                setattr(self, name, values.to(moved.device))
+        return self
+
     @staticmethod
     def compute_default_rope_parameters(
         config: PreTrainedConfig, device: torch.device | None = None, seq_len: int | None = None, **kwargs: Any

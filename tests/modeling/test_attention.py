@@ -224,6 +224,14 @@ def test_rotary_phase_survives_a_million_tokens():
     torch.testing.assert_close(score(1_000_000), score(0), atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_cast_model_keeps_its_frequencies(dtype):
+    model = ConceptEncoder(tiny_config())
+    state, far = torch.zeros(1), torch.tensor([[123_456.5]])
+    before = model.rotary_emb(state, far)
+    torch.testing.assert_close(model.to(dtype).rotary_emb(state, far), before, atol=0, rtol=0)
+
+
 @pytest.mark.parametrize("rope_type", ["linear", "yarn", "dynamic"])
 def test_rope_types_of_the_library_work_and_differ(rope_type):
     rope = {"rope_type": rope_type, "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 16}
