@@ -79,11 +79,13 @@ class Batching:
         budget: tokens in a batch, padding included. A text that has more goes alone.
         unpadded: whether a batch is one row of all its texts, end to end; else each text has a row.
         static: whether shapes are rounded up so that there are few: one for every doubling of the longest text.
+        max_length: no text has more tokens, and no shape is made for more; `None` if there is no such bound.
     """
 
     budget: int
     unpadded: bool
     static: bool
+    max_length: int | None = None
 
     def groups(self, num_tokens: Sequence[int]) -> Iterator[list[int]]:
         """Indices of the texts of each batch, longest first, from the tokens of all; a text without is in none."""
@@ -124,7 +126,9 @@ class Batching:
         return {"input_ids": rows, "document_lengths": lengths, "max_document_length": longest}
 
     def _longest(self, length: int) -> int:
-        return max(1 << (length - 1).bit_length(), SHORTEST) if self.static else length
+        if not self.static:
+            return length
+        return min(max(1 << (length - 1).bit_length(), SHORTEST), self.max_length or NO_LIMIT)
 
     def _most(self, longest: int) -> int:
         """How many texts a batch has room for; a row also for shorter ones, at the cost of more unused concepts."""
@@ -188,6 +192,7 @@ class TextEncoder:
             budget,
             self._suits_rows() if unpadded is None else unpadded,
             compiled if static_shapes is None else static_shapes,
+            self.max_length,
         )
         self.autocast = model.dtype == torch.float32 and (_has_bf16(self.device) if bf16 is None else bf16)
 

@@ -143,6 +143,15 @@ def test_the_tokenizer_and_learned_positions_limit_the_length(tokenizer):
     assert encode(make_model("perceiver_v1"), short, texts).num_tokens.max() == 33
 
 
+@pytest.mark.parametrize("positions", [20, 48])
+def test_static_shapes_end_where_learned_positions_do(tokenizer, positions):
+    model, texts = make_model("perceiver_v1", max_position_embeddings=positions), make_texts()
+    expected = encode(model, tokenizer, texts).embeddings
+    torch.testing.assert_close(
+        encode(model, tokenizer, texts, static_shapes=True).embeddings, expected, atol=1e-5, rtol=0
+    )
+
+
 def test_texts_without_tokens_are_zeros():
     bare = train_tokenizer([" ".join(WORDS)] * 3, VOCABULARY)
     bare.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
