@@ -50,15 +50,21 @@ def labelled_positions(labels: torch.Tensor) -> torch.Tensor | None:
     return index.masked_fill(~labelled.gather(1, index), -1)
 
 
-def check_labels(labels: torch.Tensor | None, shape: torch.Size) -> None:
+def check_labels(labels: torch.Tensor | None, *shapes: tuple[int, ...], name: str = "labels") -> None:
     """
-    Refuse labels, if there are any, that are not one for each of the positions `[batch, K]` of `shape`.
+    Refuse labels, if there are any, of a shape that is none of `shapes`: others with as many would be taken for them.
 
     Raises:
-        ValueError: naming their shape.
+        ValueError: naming their shape and those that fit.
     """
-    if labels is not None and labels.shape != shape:
-        raise ValueError(f"labels of shape {tuple(labels.shape)} do not fit the positions that are decoded.")
+    if labels is not None and labels.shape not in shapes:
+        fitting = " or ".join(str(tuple(shape)) for shape in shapes)
+        raise ValueError(f"{name} of shape {tuple(labels.shape)} do not fit: {fitting} would.")
+
+
+def one_for_each(shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The shapes of labels of which everything in `shape` has one: that shape, or with an axis of 1 behind."""
+    return tuple(shape), (*shape, 1)
 
 
 def labels_at(labels: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
@@ -133,15 +139,15 @@ def classification_loss(
         in_use: bool `[...]`, what has labels; `None` if all do.
 
     Raises:
-        ValueError: labels of another shape than that of what is in use.
+        ValueError: labels of another shape.
     """
-    if in_use is not None and labels.shape[: in_use.dim()] != in_use.shape:
-        raise ValueError(f"labels of shape {tuple(labels.shape)} do not fit documents {tuple(in_use.shape)}.")
     problem = config.problem_type
     if problem is None and config.num_labels == 1:
         problem = "regression"
     elif problem is None:
         problem = "multi_label_classification" if labels.is_floating_point() else "single_label_classification"
+    is_single = problem == "single_label_classification" or config.num_labels == 1
+    check_labels(labels, *(one_for_each(logits.shape[:-1]) if is_single else (logits.shape,)))
     if problem == "single_label_classification":
         labels = labels if in_use is None else labels.masked_fill(~in_use, IGNORED)
         return mean_cross_entropy(logits, labels.view(-1), **kwargs)

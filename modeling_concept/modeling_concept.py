@@ -57,6 +57,7 @@ from .losses import (
     labelled_positions,
     labels_of,
     mean_cross_entropy,
+    one_for_each,
 )
 from .outputs import (
     ConceptEmbeddingOutput,
@@ -730,6 +731,7 @@ class ConceptEncoderForMultipleChoice(ConceptEncoderPooledModel):
         flat = (None if values is None else values.flatten(0, 1) for values in inputs)
         logits, outputs = self._classify(*flat, **kwargs)
         logits = logits.view(given.shape[:2])
+        check_labels(labels, *one_for_each(given.shape[:1]))
         loss = None if labels is None else mean_cross_entropy(logits, labels, **kwargs)
         return ConceptMultipleChoiceOutput(loss=loss, logits=logits, **recorded(outputs))
 
@@ -768,6 +770,7 @@ class ConceptEncoderForTokenClassification(ConceptEncoderPreTrainedModel):
         """
         states, outputs = self._decode_all(input_ids, attention_mask, token_type_ids, inputs_embeds, **kwargs)
         logits = self.classifier(self.dropout(states))
+        check_labels(labels, logits.shape[:2])
         loss = None if labels is None else mean_cross_entropy(logits, labels, **kwargs)
         return ConceptTokenClassifierOutput(loss=loss, logits=logits, **recorded(outputs))
 
@@ -814,6 +817,8 @@ class ConceptEncoderForQuestionAnswering(ConceptEncoderPreTrainedModel):
         start_logits, end_logits = self.qa_outputs(self.dropout(states)).unbind(dim=-1)
         loss = None
         if start_positions is not None and end_positions is not None:
+            check_labels(start_positions, *one_for_each(states.shape[:1]), name="start_positions")
+            check_labels(end_positions, *one_for_each(states.shape[:1]), name="end_positions")
             ends = torch.stack([start_positions.view(-1), end_positions.view(-1)])
             ends = ends.masked_fill((ends < 0) | (ends >= states.shape[1]), -100)
             scores = torch.cat([start_logits, end_logits])

@@ -63,7 +63,7 @@ def test_choices_have_an_axis_of_their_own():
 
 def test_labels_of_packed_documents_have_to_fit():
     model, lengths = tiny_model(ConceptEncoderForSequenceClassificationViaDecoder), torch.tensor([[5, 15], [20, 0]])
-    with pytest.raises(ValueError, match=r"labels of shape \(2,\) do not fit documents \(2, 2\)"):
+    with pytest.raises(ValueError, match=r"labels of shape \(2,\) do not fit: \(2, 2\)"):
         model(IDS, document_lengths=lengths, labels=torch.tensor([0, 1]))
 
 

@@ -227,6 +227,30 @@ def test_multiple_choice_scores_every_text(batch):
     torch.testing.assert_close(outputs.logits[1, :1], alone[0], atol=1e-10, rtol=0)
 
 
+CLASSIFIER = ConceptEncoderForSequenceClassificationViaDecoder
+MISFITS = {
+    "tokens of one row": (ConceptEncoderForTokenClassification, {}, {"labels": (120,)}),
+    "positions first": (ConceptEncoderForTokenClassification, {}, {"labels": (30, 4)}),
+    "classes of other rows": (CLASSIFIER, {"num_labels": 3}, {"labels": (3,)}),
+    "values of one row": (CLASSIFIER, {"num_labels": 3, "problem_type": "regression"}, {"labels": (12,)}),
+    "values first": (CLASSIFIER, {"num_labels": 3, "problem_type": "multi_label_classification"}, {"labels": (3, 4)}),
+    "choices of other rows": (ConceptEncoderForMultipleChoice, {}, {"labels": (4,)}),
+    "other starts": (ConceptEncoderForQuestionAnswering, {}, {"start_positions": (3,), "end_positions": (4,)}),
+    "other ends": (ConceptEncoderForQuestionAnswering, {}, {"end_positions": (2, 2), "start_positions": (4, 1)}),
+}
+
+
+@pytest.mark.parametrize("case", MISFITS)
+def test_labels_of_another_shape_are_refused(case, batch):
+    """Also where they are as many, and would be taken for others'."""
+    head, settings, shapes = MISFITS[case]
+    model, name = tiny_model(head, **settings), next(iter(shapes))
+    given = {key: values[None] if head is ConceptEncoderForMultipleChoice else values for key, values in batch.items()}
+    labels = {key: torch.zeros(shape, dtype=torch.long) for key, shape in shapes.items()}
+    with pytest.raises(ValueError, match=rf"{name} of shape .* do not fit: \("):
+        model(**given, **labels)
+
+
 @pytest.mark.parametrize(("variant", "free"), [("hybrid", 2), ("no_free_concepts", 0), ("learned_concepts", 0)])
 def test_embeddings_are_normalised_means_of_concepts_with_a_span(batch, variant, free):
     model = tiny_model(ConceptEncoderForTextEncoding, variant)
