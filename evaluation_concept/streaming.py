@@ -295,6 +295,8 @@ def open_document(
         torch.arange(len(input_ids), device=input_ids.device) if dropped is None else (~dropped[0]).nonzero()[:, 0]
     )
     types = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
+    if encoder.rotary_emb is not None:
+        encoder.rotary_emb.fit(input_ids.to(encoder.device), torch.arange(len(input_ids), device=encoder.device))
     chunk = _round_up(max(chunk, _longest_reach(encoder)), encoder.config.local_attention)
     blank = torch.empty(0, device=store)
     return ChunkedDocument(encoder, input_ids[visible], types[visible], visible, len(input_ids), chunk, blank)

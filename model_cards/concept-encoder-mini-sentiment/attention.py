@@ -305,6 +305,15 @@ class ConceptRotaryEmbedding(nn.Module):
 
     @torch.no_grad()
     @dynamic_rope_update
+    def fit(self, x: torch.Tensor, position_ids: torch.Tensor) -> None:
+        """
+        Choose the frequencies for texts with tokens at `position_ids`, of the RoPE types that have others for longer
+        texts. All that is rotated until the next call has the same, or queries and keys would not fit together.
+
+        `x` gives the device.
+        """
+
+    @torch.no_grad()
     def forward(self, x: torch.Tensor, position_ids: torch.Tensor) -> Rotation:
         """
         Cosines and sines `[batch, length, 1, head_dim / 2]` of the angles at `position_ids` `[batch, length]`.

@@ -86,6 +86,19 @@ def labels_of(labels: torch.Tensor, wanted: torch.Tensor | None, places: torch.T
     return labels if wanted is None else labels_at(labels, wanted)
 
 
+def labels_of_ends(starts: torch.Tensor, ends: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+    """
+    First and last tokens of answers in rows of `shape` `[batch, N]` as labels `[2 * batch]`, -100 outside the row.
+
+    Raises:
+        ValueError: for others than one first and one last token of each row.
+    """
+    for name, given in {"start_positions": starts, "end_positions": ends}.items():
+        check_labels(given, *one_for_each(shape[:1]), name=name)
+    labels = torch.cat([starts.flatten(), ends.flatten()])
+    return labels.masked_fill((labels < 0) | (labels >= shape[1]), IGNORED)
+
+
 def mean_cross_entropy(
     logits: torch.Tensor,
     labels: torch.Tensor,

@@ -56,6 +56,7 @@ from .losses import (
     classification_loss,
     labelled_positions,
     labels_of,
+    labels_of_ends,
     mean_cross_entropy,
     one_for_each,
 )
@@ -288,6 +289,8 @@ class ConceptEncoder(ConceptEncoderPreTrainedModel):
         check_options(self.config, num_iterations, concept_ratio, kept_concepts, kwargs)
         documents = (attention_mask, document_lengths, max_document_length)
         layout = self._arrange(input_ids, given, masked_positions, *documents)
+        if self.rotary_emb is not None:
+            self.rotary_emb.fit(given, layout.positions)
         tokens = self._embed(input_ids, inputs_embeds, token_type_ids, layout)
         rotation, mixing = self._surroundings(tokens, layout)
         tokens = self._mix(tokens, self.token_blocks, mixing, **kwargs)
@@ -817,12 +820,8 @@ class ConceptEncoderForQuestionAnswering(ConceptEncoderPreTrainedModel):
         start_logits, end_logits = self.qa_outputs(self.dropout(states)).unbind(dim=-1)
         loss = None
         if start_positions is not None and end_positions is not None:
-            check_labels(start_positions, *one_for_each(states.shape[:1]), name="start_positions")
-            check_labels(end_positions, *one_for_each(states.shape[:1]), name="end_positions")
-            ends = torch.stack([start_positions.view(-1), end_positions.view(-1)])
-            ends = ends.masked_fill((ends < 0) | (ends >= states.shape[1]), -100)
-            scores = torch.cat([start_logits, end_logits])
-            loss = mean_cross_entropy(scores, ends.flatten(), **kwargs)
+            ends = labels_of_ends(start_positions, end_positions, states.shape[:2])
+            loss = mean_cross_entropy(torch.cat([start_logits, end_logits]), ends, **kwargs)
         return ConceptQuestionAnsweringOutput(
             loss=loss, start_logits=start_logits, end_logits=end_logits, **recorded(outputs)
         )

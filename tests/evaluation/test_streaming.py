@@ -13,7 +13,7 @@ from evaluation_concept.streaming import (
 )
 from modeling_concept import ConceptEncoder, ConceptEncoderForMaskedLM
 from modeling_concept.attention import eager_attention_forward
-from tests.modeling.tiny import SWITCHES, VARIANTS, document, tiny_model
+from tests.modeling.tiny import LENGTH_DEPENDENT, SWITCHES, VARIANTS, document, tiny_model
 
 REFUSED = {"slot_reads": "read_attention", "funnel": "num_funnel_stages", "bottleneck_funnel": "num_funnel_stages"}
 EXACT = [name for name in VARIANTS | SWITCHES if name not in REFUSED]
@@ -41,6 +41,15 @@ def test_chunks_are_exact_at_length(backend: str, dtype: torch.dtype) -> None:
     whole = model(ids[None]).last_hidden_state
     chunked = encode_in_chunks(model, ids, chunk=64).last_hidden_state
     torch.testing.assert_close(chunked, whole, atol=1e-4 if dtype == torch.float32 else 1e-10, rtol=0)
+
+
+@pytest.mark.parametrize("rope", LENGTH_DEPENDENT)
+def test_chunks_have_the_frequencies_of_the_whole_document(rope: str) -> None:
+    settings = {"max_position_embeddings": 16, "rope_parameters": LENGTH_DEPENDENT[rope]}
+    ids = document(LENGTH)
+    whole = tiny_model(ConceptEncoder, **settings)(ids[None]).last_hidden_state
+    chunked = encode_in_chunks(tiny_model(ConceptEncoder, **settings), ids, chunk=CHUNK).last_hidden_state
+    torch.testing.assert_close(chunked, whole, atol=1e-10, rtol=0)
 
 
 @pytest.mark.parametrize("length", [1, 3, 16, 17])

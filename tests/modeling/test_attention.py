@@ -21,7 +21,7 @@ from modeling_concept.attention import (
     varlen_attention_forward,
 )
 from modeling_concept.kernels import rotate
-from tests.modeling.tiny import VARIANTS, document, masked_batch, tiny_config, tiny_model
+from tests.modeling.tiny import LENGTH_DEPENDENT, VARIANTS, document, masked_batch, tiny_config, tiny_model
 
 
 def attention(key_width: int | None = None) -> ConceptAttention:
@@ -242,3 +242,18 @@ def test_rope_types_of_the_library_work_and_differ(rope_type):
     ids = document(40)[None]
     assert torch.isfinite(scaled(ids).last_hidden_state).all()
     assert not torch.allclose(plain(ids).last_hidden_state, scaled(ids).last_hidden_state)
+
+
+@pytest.mark.parametrize("rope", LENGTH_DEPENDENT)
+@pytest.mark.parametrize("length", [17, 40])
+def test_frequencies_go_by_the_text_and_not_by_what_is_decoded(rope, length):
+    """Concepts and the decoded positions may lie in front of the place behind which texts have other frequencies."""
+    rope = LENGTH_DEPENDENT[rope]
+    model = tiny_model(ConceptEncoderForMaskedLM, "seen_masks", max_position_embeddings=16, rope_parameters=rope)
+    ids, some = document(length)[None], torch.tensor([[2, 5]])
+    frequencies = []
+    model.model.rotary_emb.register_forward_hook(lambda rotary, *_: frequencies.append(rotary.inv_freq.clone()))
+    torch.testing.assert_close(
+        model(ids, masked_positions=some).logits, model(ids).logits[:, some[0]], atol=1e-10, rtol=0
+    )
+    assert all(torch.equal(used, frequencies[0]) for used in frequencies)

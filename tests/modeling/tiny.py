@@ -68,6 +68,11 @@ SWITCHES = {
     "bottleneck_funnel": {"num_funnel_stages": 1, "decoder_tokens": "none", "token_hidden_size": 16},
     "no_query_residual": {"decoder_query": "token+position", "decoder_token_residual": False},
 }
+# RoPE types with other frequencies for texts of more than 16 tokens.
+LENGTH_DEPENDENT = {
+    kind: {"rope_type": kind, "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 16} | factors
+    for kind, factors in {"dynamic": {}, "longrope": {"short_factor": [1.0] * 4, "long_factor": [2.0] * 4}}.items()
+}
 MASK = 4
 
 
