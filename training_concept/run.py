@@ -108,7 +108,9 @@ def find_checkpoint(training_args: TrainingArguments, description: dict[str, Any
 
 def finished_description(folder: Path) -> dict[str, Any] | None:
     """What `describe_run` or its like said of the finished run in `folder`; `None` if there is none."""
-    record = _read_record(folder) if (folder / RUN_FILE).is_file() else {"finished": False}
+    if not (folder / RUN_FILE).is_file():
+        return None
+    record = _read_record(folder)
     return record["description"] if record["finished"] else None
 
 

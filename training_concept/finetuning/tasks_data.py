@@ -188,7 +188,7 @@ def _check_classes(task: Task, train: Examples, scored: Examples) -> None:
     """
     if task.labels is None or train.labels is None or scored.labels is None:
         return
-    trained_on, wanted = (sorted(set(examples.labels.tolist())) for examples in (train, scored))
+    trained_on, wanted = (sorted(set(labels.tolist())) for labels in (train.labels, scored.labels))
     unknown = [number for number in wanted if number not in trained_on]
     ours, theirs = (", ".join(task.labels[number] for number in numbers) for numbers in (trained_on, unknown))
     if len(unknown) == len(wanted):
