@@ -22,6 +22,8 @@ from benchmarks.studies.worker import Places, work
 POLL_SECONDS = 1.0
 LAST_LINES = 3
 PATIENCE_SECONDS = 10.0
+# Probes take many small products: 64 threads waited for one another for minutes, and held the cores of other runs.
+MOST_THREADS = 8
 GPU_VARIABLE, THREADS_VARIABLE = "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS"
 
 
@@ -165,8 +167,9 @@ def _step(study: Study, gpus: int, side_by_side: int) -> bool:
 
 
 def _threads(processes: int) -> str:
-    """Of each of so many processes: what was asked for, else its share of the cores."""
-    return os.environ.get(THREADS_VARIABLE) or str(max((os.cpu_count() or 1) // processes, 1))
+    """Of each of so many processes: what was asked for, else its share of the cores, up to `MOST_THREADS`."""
+    share = max((os.cpu_count() or 1) // processes, 1)
+    return os.environ.get(THREADS_VARIABLE) or str(min(share, MOST_THREADS))
 
 
 def _start(places: Places, gpu: int, threads: str) -> Slot:

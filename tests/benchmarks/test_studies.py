@@ -203,14 +203,16 @@ def test_processes_share_out_the_gpus(tmp_path, monkeypatch):
         run_study(cells, places, tmp_path / "out.jsonl", gpus=3)
 
 
-def test_a_process_starts_others_as_this_platform_does(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("cores", "threads"), [(4, 2), (64, 8)])
+def test_a_process_starts_others_as_this_platform_does(tmp_path, monkeypatch, cores, threads):
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     places = Places(tmp_path, tmp_path, tmp_path / "work")
     cells = [Cell("main", "ours", "", "", "tests.benchmarks.start_method", {})]
     assert run_study(cells, places, tmp_path / "out.jsonl", side_by_side=2) == set()
     found = read_records([tmp_path / "out.jsonl"])["main-ours"]["results"]
     assert found["start_method"] == multiprocessing.get_start_method()
-    assert int(found["threads"]) == max((os.cpu_count() or 1) // 2, 1)
+    assert int(found["threads"]) == threads
 
 
 def test_a_lost_cell_drops_those_that_read_it(places, tmp_path, capsys):
