@@ -19,7 +19,7 @@ from evaluation_concept.long_context.tasks import EXTRACTIVE, SELECTION, Example
 from evaluation_concept.long_context.vocabularies import byte_tokenizer
 from evaluation_concept.tasks import Examples
 from training_concept.finetuning.data import cut_rows, tokenize
-from training_concept.long_context.forms import PositionExamples, make_rows
+from training_concept.long_context.forms import PositionExamples, decide, make_rows
 from training_concept.long_context.positions import tokenize_positions
 from training_concept.tokenization import SPECIAL_TOKENS, train_tokenizer
 
@@ -259,3 +259,15 @@ def test_baselines_read_the_same_first_tokens_as_models():
     (cut,) = first_tokens([Example("1", text)], tokenizer, 20)
     whole = tokenizer(text, add_special_tokens=False)["input_ids"]
     assert tokenizer(cut.text, add_special_tokens=False)["input_ids"] == whole[:20]
+
+
+def test_an_answer_is_found_without_the_rest_of_its_document(monkeypatch):
+    tokenizer = train_tokenizer(["a little text to learn letters from"] * 3, 300)
+    text = "a little text " * 20_000
+    whole = tokenizer("letters", text, truncation=True, max_length=64, return_offsets_mapping=True)
+    first, last = (whole.char_to_token(0, character, 1) for character in (9, 12))
+    read = read_characters(monkeypatch, tokenizer)
+    task = Task("t", "f", EXTRACTIVE, "accuracy", lambda sources: {})
+    outputs = np.array([[first, last, 1.0]])
+    assert decide(task, (), [Example("1", text, "letters", spans=((9, 13),))], outputs, tokenizer, 64) == ["text"]
+    assert 0 < sum(read) < len(text) / 100

@@ -4,9 +4,11 @@
 
 import csv
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -89,13 +91,30 @@ def test_all_of_scrolls_runs_from_one_command(scrolls):
 def test_a_document_with_a_row_for_each_choice_is_timed_as_one(tmp_path, checkpoint, benchmarks, monkeypatch):
     counted, measured = [], DocumentTuner._measured
 
-    def count(tuner: DocumentTuner, documents: int) -> Any:
+    def count(tuner: DocumentTuner, trainer: Any, documents: int) -> Any:
         counted.append(documents)
-        return measured(tuner, documents)
+        return measured(tuner, trainer, documents)
 
     monkeypatch.setattr(DocumentTuner, "_measured", count)
     run(checkpoint, tmp_path / "out", task_name=["scrolls_quality"], data_dir=benchmarks, max_steps=1)
     assert set(counted) == {6}
+
+
+def test_memory_of_prediction_is_weights_and_what_comes_on_top(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: None)
+    # Weights of 1 GiB and an optimizer of twice that are there; prediction takes half a GiB more.
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 3 * 2**30)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 7 * 2**29)
+    model = SimpleNamespace(get_memory_footprint=lambda: 2**30)
+    tuner = DocumentTuner.__new__(DocumentTuner)
+    tuner._cost = {}
+    with tuner._measured(SimpleNamespace(model=model, args=SimpleNamespace(world_size=2)), 4):
+        begun = time.perf_counter()
+        while time.perf_counter() == begun:
+            pass
+    assert tuner._cost["predict_memory_gib"] == 1.5
+    assert tuner._cost["seconds_per_document"] > 0
 
 
 def test_the_leaderboard_gets_one_file_of_all_tasks(scrolls):

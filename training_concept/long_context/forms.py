@@ -24,6 +24,7 @@ from evaluation_concept.long_context.tasks import (
     Prediction,
     Task,
 )
+from training_concept.finetuning.data import cut_rows
 
 WRONG, RIGHT = "wrong", "right"
 # Kinds for a classifier of documents, and for one of tokens.
@@ -160,5 +161,6 @@ def _extract(
     if task.no_answer and margin < 0:
         return task.no_answer
     texts = (example.query, example.text) if example.query else (example.text,)
-    offsets = tokenizer(*texts, truncation=True, max_length=max_length, return_offsets_mapping=True)["offset_mapping"]
+    cut = [column[0] for column in cut_rows([[text] for text in texts], tokenizer, max_length)]
+    offsets = tokenizer(*cut, truncation=True, max_length=max_length, return_offsets_mapping=True)["offset_mapping"]
     return example.text[offsets[int(first)][0] : offsets[int(last)][1]].strip()

@@ -42,7 +42,8 @@ class DocumentTuner(FineTuner):
 
     def run(self, task: text_tasks.Task, cell: Cell) -> CellResult:
         """
-        The result of `cell`; its facts have seconds a document and, on a GPU, the most memory in GiB, of prediction.
+        The result of `cell`; its facts have, of prediction, seconds of one device a document and, on a GPU, the most
+        memory in GiB: weights and what comes on top, but not what a training has left, such as the optimizer's states.
 
         Raises:
             ValueError: as building the model does, or if the cell's folder holds one that differs.
@@ -59,7 +60,7 @@ class DocumentTuner(FineTuner):
     ) -> np.ndarray:
         rows = self._tokens(trainer.task, examples, order)
         # A document that is asked about by several rows, one for each choice, is one.
-        with self._measured(len(getattr(examples, "examples", ())) or len(rows)):
+        with self._measured(trainer, len(getattr(examples, "examples", ())) or len(rows)):
             outputs = trainer.predict(rows).predictions
         return self._outputs(trainer, outputs, order)
 
@@ -68,14 +69,18 @@ class DocumentTuner(FineTuner):
         return task_logits(outputs[0] if isinstance(outputs, tuple) else outputs, trainer.task, order)
 
     @contextmanager
-    def _measured(self, documents: int) -> Iterator[None]:
-        if torch.cuda.is_available():
+    def _measured(self, trainer: FineTuningTrainer, documents: int) -> Iterator[None]:
+        on_gpu, left = torch.cuda.is_available(), 0
+        if on_gpu:
             torch.cuda.reset_peak_memory_stats()
+            left = torch.cuda.memory_allocated()
         begun = time.perf_counter()
         yield
-        cost = {"seconds_per_document": (time.perf_counter() - begun) / documents}
-        if torch.cuda.is_available():
-            cost["predict_memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
+        seconds = (time.perf_counter() - begun) * trainer.args.world_size
+        cost = {"seconds_per_document": seconds / documents}
+        if on_gpu:
+            used = torch.cuda.max_memory_allocated() - left + trainer.model.get_memory_footprint()
+            cost["predict_memory_gib"] = used / 2**30
         # Of the examples that are scored, which come first.
         self._cost = self._cost or cost
 
