@@ -172,11 +172,12 @@ def _rank_figures(rows: Sequence[Row], beside: Sequence[Row]) -> dict[str, Figur
         f"{row.label} {_mean(row.values(rank_of)):.3f}, {_mean(row.values(worth_of)):.3f}"
         for row in (best, *(row for row in beside if row is not best))
     )
-    rank = f"centred entropy rank over min(C - 1, H) at N = 512; required: at least {WANTED_RANK}; {which}"
-    cost = f"held-out masked-LM loss less that of MLM alone, equal time, paired by seed; required: at most {MOST_COST}"
+    rank = f"centred entropy rank over min(C - 1, H) at N = 512; {which}; required: at least {WANTED_RANK}"
+    cost = "held-out masked-LM loss less that of MLM alone, equal time, paired by seed; "
+    cost += f"{which}; required: at most {MOST_COST}"
     return {
         "entropy_rank_share_512": _figure(best.values(rank_of), best, "fraction", rank),
-        "mlm_cost_nats": _figure(best.costs, best, "nats", f"{cost}; {which}"),
+        "mlm_cost_nats": _figure(best.costs, best, "nats", cost),
     }
 
 
@@ -184,12 +185,15 @@ def _meaning_figures(rows: Sequence[Row]) -> dict[str, Figure]:
     ordered, alike = (max(rows, key=_mean_of(measure)) for measure in (order_of, similarity_of))
     sets = ", ".join(f"{name} (TF-IDF {value:.3f})" for name, value in _tfidf(alike).items())
     order = "accuracy in telling which of two held-out sentences has two words swapped, from mean concepts; "
-    order += f"a bag of words: 0.5; required: at least {WANTED_ORDER}; "
+    order += "a bag of words: 0.5; "
     similarity = f"area under the ROC curve, centred cosine, without training, mean over {sets}; "
     best = f"the best of {len(rows)} variants: "
     return {
         "order_probe": _figure(
-            ordered.values(order_of), ordered, "fraction", f"{order}{best}{ordered.model}, {ordered.label}"
+            ordered.values(order_of),
+            ordered,
+            "fraction",
+            f"{order}{best}{ordered.model}, {ordered.label}; required: at least {WANTED_ORDER}",
         ),
         "zero_shot_similarity": _figure(
             alike.values(similarity_of), alike, "fraction", f"{similarity}{best}{alike.model}, {alike.label}"
