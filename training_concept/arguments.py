@@ -300,6 +300,13 @@ class ScriptTrainingArguments(TrainingArguments):
     license: str | None = field(
         default=None, metadata={"help": "Licence of the weights for the model card, e.g. apache-2.0."}
     )
+    muon: bool = field(
+        default=False,
+        metadata={
+            "help": "Whether Muon (arXiv 2502.16982) trains the matrices of linear layers, at the same learning rate "
+            "and weight decay, and --optim, which must be a torch AdamW, the rest. Not under FSDP."
+        },
+    )
     torch_compile_regions: bool = field(
         default=False,
         metadata={
@@ -408,13 +415,6 @@ class ConceptTrainingArguments(ScriptTrainingArguments):
     loss_weighting: str = field(
         default="fixed",
         metadata={"help": f"How losses on concepts are weighted against the task: {', '.join(WEIGHTINGS)}."},
-    )
-    muon: bool = field(
-        default=False,
-        metadata={
-            "help": "Whether Muon (arXiv 2502.16982) trains the matrices of linear layers, at the same learning rate "
-            "and weight decay, and --optim, which must be a torch AdamW, the rest. Not under FSDP."
-        },
     )
     warm_up: bool = field(
         default=False,

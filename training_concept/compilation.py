@@ -12,6 +12,7 @@ from transformers import DataCollatorWithPadding, PreTrainedModel
 from transformers.trainer_utils import EvalLoopOutput
 
 from training_concept.arguments import ScriptTrainingArguments
+from training_concept.muon import muon_for_training
 from training_concept.saving import SavingTrainer
 
 
@@ -80,7 +81,7 @@ def batch_length(collator: Any) -> int | None:
 
 class CompilingTrainer(SavingTrainer):
     """
-    `transformers.Trainer` that compiles in place, with shapes as static as those of its collator.
+    `transformers.Trainer` that compiles in place, with shapes as static as those of its collator, and has Muon.
 
     Evaluation, with other shapes and another mode of the model, runs as it is and compiles nothing.
 
@@ -118,6 +119,13 @@ class CompilingTrainer(SavingTrainer):
         """As stock, and not compiled."""
         with torch.compiler.set_stance("force_eager"):
             return super().evaluation_loop(*args, **kwargs)
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """As stock, or Muon."""
+        if self.optimizer is None and self.args.muon:  # type: ignore[has-type]
+            opt_model = self.model if model is None else model
+            self.optimizer = muon_for_training(opt_model, self.args, set(self.get_decay_parameter_names(opt_model)))
+        return super().create_optimizer(model)
 
     def _compiled_parts(self) -> dict[str, Any]:
         """What `compile_in_place` is told of the model, if not its defaults."""

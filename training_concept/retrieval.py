@@ -60,7 +60,7 @@ _IRRELEVANT = {"model_name_or_path", "train_file", "validation_file", "trust_rem
 # Of what run_mlm.py can be told, this has a meaning here.
 _SUPPORTED = {"ddp_find_unused_parameters", "logging_nan_inf_filter"}
 _UNSUPPORTED = (
-    *("torch_compile", "torch_compile_regions", "use_liger_kernel", "push_to_hub", "label_smoothing_factor"),
+    *("torch_compile", "torch_compile_regions", "use_liger_kernel", "push_to_hub", "label_smoothing_factor", "muon"),
     *(name for name in ConceptTrainingArguments.__annotations__ if name not in _SUPPORTED),
 )
 

@@ -36,7 +36,9 @@ OPTIMISATION = (
     *("optim", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "lr_scheduler_type"),
     *("lr_scheduler_kwargs", "bf16", "fp16", "train_sampling_strategy"),
 )
-_STEPS = ("learning_rate", "weight_decay", "warmup_steps", "max_steps", "label_smoothing_factor", "optim_args")
+_STEPS = (
+    *("learning_rate", "weight_decay", "warmup_steps", "max_steps", "label_smoothing_factor", "muon", "optim_args"),
+)
 _IRRELEVANT_TRAINING_ARGUMENTS = {
     *("peak_flops", "contrastive_chunk_size", "warm_up", "ddp_find_unused_parameters", "logging_nan_inf_filter"),
 }

@@ -24,7 +24,6 @@ from training_concept.arguments import ConceptTrainingArguments
 from training_concept.combination import LossCombination, check_losses, count_calls, is_combined, load_weighting
 from training_concept.compilation import CompilingTrainer, batch_length
 from training_concept.mixture import MixtureDataset, MixtureSampler
-from training_concept.muon import muon_for_training
 from training_concept.throughput import TRAINING_PASSES, ThroughputMeter, count_forward_flops
 
 logger = logging.getLogger(__name__)
@@ -297,12 +296,8 @@ class ConceptTrainer(CompilingTrainer):
         return MixtureSampler(dataset, self.args.data_seed_or_seed, num_visits)
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
-        """As stock or Muon, with a group for the weights that are learned between losses, which do not decay."""
-        is_new = self.optimizer is None  # type: ignore[has-type]
-        if is_new and self.args.muon:
-            opt_model = self.model if model is None else model
-            decaying = set(self.get_decay_parameter_names(opt_model))
-            self.optimizer = muon_for_training(opt_model, self.args, decaying)
+        """As without losses of other kinds; weights that are learned between these are a group that does not decay."""
+        is_new = self.optimizer is None
         optimizer = super().create_optimizer(model)
         if is_new and self.combination is not None and self.combination.learns:
             optimizer.add_param_group({"params": list(self.combination.parameters()), "weight_decay": 0.0})

@@ -237,7 +237,7 @@ SWEEP = "learning_rate=1e-3,1e-2 weight_decay=0"
 
 def test_a_sweep_chooses_inside_the_training_examples(tmp_path, checkpoint, glue, monkeypatch):
     trained = count_trainings(monkeypatch)
-    settings = {"task_name": ["sst2"], "dataset_name": glue, "seeds": [1, 2]}
+    settings = {"task_name": ["sst2"], "dataset_name": glue, "seeds": [1, 2], "muon": True}
     results = run(checkpoint, tmp_path / "out", sweep=SWEEP, sweep_folds=2, **settings)["tasks"]["sst2"]
     assert results["chosen_by"] == "cross-validation in 2 folds inside the training examples"
     (trials,) = results["sweep"]
@@ -252,6 +252,7 @@ def test_a_sweep_chooses_inside_the_training_examples(tmp_path, checkpoint, glue
     assert f"learning_rate={rate:g}, weight_decay=0 chosen on cross-validation" in card
     assert f"| Learning rate | {rate:g} (chosen by the sweep) |" in card
     assert "| Weight decay | 0 (chosen by the sweep) |" in card
+    assert "| Optimizer | Muon for matrices of linear layers, adamw_torch" in card
     assert "| Examples a step | " in card
     assert "| Length |" not in card
 

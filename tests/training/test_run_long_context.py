@@ -46,6 +46,7 @@ from training_concept.long_context.positions import (
     single_selection_loss,
 )
 from training_concept.long_context.tuner import DocumentTuner
+from training_concept.muon import MuonWithAdamW
 from training_concept.tokenization import train_tokenizer
 
 SCROLLS = ("contract_nli", "quality", "qasper", "narrative_qa", "gov_report", "summ_screen_fd", "qmsum")
@@ -258,7 +259,8 @@ def in_two_folds(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setitem(TASKS, name, replace(TASKS[name], folds=2))
 
 
-def test_a_selection_is_learned(tmp_path, checkpoint, monkeypatch):
+@pytest.mark.parametrize("muon", [False, True])
+def test_a_selection_is_learned(tmp_path, checkpoint, monkeypatch, muon):
     """Which of two paragraphs is asked for, which a head on the wrong tokens could not tell."""
     in_two_folds(monkeypatch, "longbench_passage_retrieval_en")
     rows = [
@@ -271,8 +273,13 @@ def test_a_selection_is_learned(tmp_path, checkpoint, monkeypatch):
         for row in range(10)
     ]
     folder = write_longbench(tmp_path, "passage_retrieval_en", rows)
-    settings = {"task_name": ["longbench_passage_retrieval_en"], "data_dir": folder}
+    settings = {"task_name": ["longbench_passage_retrieval_en"], "data_dir": folder, "muon": muon or None}
+    steps, step = [], MuonWithAdamW.step
+    monkeypatch.setattr(MuonWithAdamW, "step", lambda *args: steps.append(args) or step(*args))
     results = run(checkpoint, tmp_path / "out", max_steps=20, learning_rate=1e-2, **settings)
+    assert bool(steps) == muon
+    records = [json.loads(path.read_text()) for path in (tmp_path / "out" / "cells").rglob("run.json")]
+    assert {record["description"]["training"].get("muon") for record in records} == {muon or None}
     task = results["tasks"]["longbench_passage_retrieval_en"]
     assert task["systems"]["model"]["mean"] == 100
     assert "not comparable with zero-shot" in task["note"]

@@ -180,6 +180,7 @@ def _settings(args: FineTuningArguments, content: Mapping[str, Any]) -> dict[str
         "Learning rate": told(["learning_rate"], "{:g}".format),
         "Schedule": f"{args.lr_scheduler_type.value}, warm-up {told(['warmup_steps'], '{:g}'.format)}",
         "Weight decay": told(["weight_decay"], "{:g}".format),
+        **({"Optimizer": f"Muon for matrices of linear layers, {args.optim.value}"} if args.muon else {}),
         "Sweep": content["sweep"] or "none",
         "Seeds": ", ".join(map(str, content["seeds"])),
         "Precision": args.mixed_precision if args.bf16 or args.fp16 else "fp32",

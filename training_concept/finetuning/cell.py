@@ -45,7 +45,9 @@ FACTS_FILE, LOGITS_FILE, KEPT_FILE = "cell.json", "logits.npz", "kept.json"
 # What begins the names of test examples, and where those that are asked for after the training are predicted.
 TEST_PREFIX, LATER_FOLDER = "test:", "later"
 # Of the training arguments, what also decides what comes of a cell; said of one where it is not as by default.
-SELDOM_SET = ("optim_args", "neftune_noise_alpha", "dataloader_drop_last", "bf16_full_eval", "fp16_full_eval")
+SELDOM_SET = (
+    *("muon", "optim_args", "neftune_noise_alpha", "dataloader_drop_last", "bf16_full_eval", "fp16_full_eval"),
+)
 
 
 @dataclass(frozen=True)
