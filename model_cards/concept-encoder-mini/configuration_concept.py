@@ -221,7 +221,8 @@ class ConceptEncoderConfig(PreTrainedConfig):
     sample_iterations (`bool`, *optional*, defaults to `False`):
         Whether training draws the number of iterations from 1 to `num_iterations`.
     tracked_iterations (`int`, *optional*):
-        The last so many iterations carry gradients. Defaults to all.
+        The last so many iterations carry gradients. Defaults to all. With fewer and `concept_init="learned"` nothing
+        trains the word embeddings as they are read, nor the token layers before the first read.
     write_back (`bool`, *optional*, defaults to `True`):
         Whether tokens read the concepts at the end of every stage (BiXT, arXiv 2402.12138); zero at initialisation.
     qk_norm (`bool`, *optional*, defaults to `True`):

@@ -197,6 +197,15 @@ def test_only_the_last_iterations_are_tracked():
     assert model.model.iterations.grad.any(dim=1).tolist() == [False, False, True]
 
 
+@pytest.mark.parametrize(("concept_init", "learns"), [("anchored", True), ("learned", False)])
+def test_what_is_before_untracked_iterations_learns_by_anchors_alone(concept_init, learns):
+    changes = {"tracked_iterations": 1, "concept_init": concept_init, "tie_word_embeddings": False}
+    model = tiny_model(ConceptEncoderForMaskedLM, "iterated", **changes)
+    model(**masked_batch()).loss.backward()
+    stem = [*model.model.token_blocks.parameters(), model.get_input_embeddings().weight]
+    assert [weight.grad is not None and bool(weight.grad.any()) for weight in stem] == [learns] * len(stem)
+
+
 def test_the_funnel_shortens_what_concepts_read():
     model, lengths = tiny_model(ConceptEncoder, "funnel"), []
     model.reads[0].register_forward_pre_hook(lambda _, arguments: lengths.append(arguments[1].shape[1]))
