@@ -314,12 +314,15 @@ class ConceptRotaryEmbedding(nn.Module):
         """
 
     @torch.no_grad()
-    def forward(self, x: torch.Tensor, position_ids: torch.Tensor) -> Rotation:
+    def forward(self, x: torch.Tensor, position_ids: torch.Tensor, fit: bool = True) -> Rotation:
         """
         Cosines and sines `[batch, length, 1, head_dim / 2]` of the angles at `position_ids` `[batch, length]`.
 
-        `x` gives the device, and the precision if it is a higher one than float32.
+        `x` gives the device, and the precision if it is a higher one than float32. Without `fit` the frequencies are
+        those that `fit` chose last.
         """
+        if fit:
+            self.fit(x, position_ids)
         # In float32 an angle at position 10^6 is off by 0.1 radian. MPS has no float64 and keeps what it has.
         exact = torch.float32 if x.device.type == "mps" else torch.float64
         angles = position_ids[..., None].to(exact) * self.inv_freq.to(device=x.device, dtype=exact)

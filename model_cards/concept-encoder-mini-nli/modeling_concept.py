@@ -441,7 +441,9 @@ class ConceptEncoder(ConceptEncoderPreTrainedModel):
 
     def rotate(self, states: torch.Tensor, positions: torch.Tensor | None) -> Rotation | None:
         """Rotations of `positions` `[batch, length]`, on the device of `states`; `None` if there are none to make."""
-        return None if self.rotary_emb is None or positions is None else self.rotary_emb(states, positions)
+        if self.rotary_emb is None or positions is None:
+            return None
+        return self.rotary_emb(states, positions, fit=False)
 
 
 @auto_docstring(
