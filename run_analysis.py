@@ -47,7 +47,8 @@ class AnalysisArguments:
     """What to analyse, on which text, and where to write the report."""
 
     model_name_or_path: str = field(
-        default="", metadata={"help": "Checkpoint of a masked language model, on the Hub or on disk."}
+        default="",
+        metadata={"help": "Checkpoint, on the Hub or on disk, of a masked language model; with --health, of any."},
     )
     output_dir: str | None = field(default=None, metadata={"help": "Folder for the report."})
     health: bool = field(

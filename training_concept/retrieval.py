@@ -3,9 +3,9 @@
 """
 Fine-tune an encoder to find the passages that answer queries, and score it on others.
 
-    accelerate launch -m training_concept.retrieval recipes/retrieval/pairs.yaml --model_name_or_path outputs/nano \
+    accelerate launch -m training_concept.retrieval recipes/retrieval/pairs.yaml --model_name_or_path outputs/nano \\
         --train_file train.jsonl --validation_file test.jsonl --output_dir outputs/retrieval
-    python -m training_concept.retrieval --model_name_or_path outputs/nano --train_file train.jsonl \
+    python -m training_concept.retrieval --model_name_or_path outputs/nano --train_file train.jsonl \\
         --validation_file test.jsonl --output_dir outputs/retrieval --do_train --do_eval --late_interaction
 
 A row of a file has a query, a passage that answers it, and maybe a list of passages that do not. Each query has to
@@ -102,7 +102,10 @@ class RetrievalArguments:
     )
     attn_implementation: str | None = field(
         default=None,
-        metadata={"help": "Attention backend: sdpa (the default) or eager, which trains small models faster on CPUs."},
+        metadata={
+            "help": "Attention backend: sdpa (the default), eager, which trains small models faster on CPUs, or for "
+            "concept encoders varlen, which has no padding and on CUDA, in half precision, one flash kernel."
+        },
     )
 
     def __post_init__(self) -> None:

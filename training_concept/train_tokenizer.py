@@ -4,7 +4,7 @@
 Train a tokenizer on the training documents of a data recipe, and say how well it fits the validation documents.
 
     python -m training_concept.train_tokenizer recipes/data/offline.yaml --output_dir outputs/bpe --vocab_size 32768
-    python -m training_concept.train_tokenizer recipes/data/offline.yaml --output_dir outputs/wordpiece \
+    python -m training_concept.train_tokenizer recipes/data/offline.yaml --output_dir outputs/wordpiece \\
         --model wordpiece --vocab_size 30522 --lowercase
 
 `AutoTokenizer.from_pretrained` loads the folder, and run_mlm.py takes it as --tokenizer_name.

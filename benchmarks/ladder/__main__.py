@@ -6,7 +6,7 @@ The ladder: which design wins at equal time, against controls in the same harnes
     python -m training_concept.export RECIPE --tokenizer_name TOKENIZER --output_dir PARTS
     python -m benchmarks.ladder prepare PARTS --recipe RECIPE --output DATA    # a selection, to be copied to the GPU
     python -m benchmarks.ladder variants --length 512
-    python -m benchmarks.ladder run --data DATA --output RUNS --variants hybrid bert --lengths 512 --seconds 80 \
+    python -m benchmarks.ladder run --data DATA --output RUNS --variants hybrid bert --lengths 512 --seconds 80 \\
         --learning_rates 1e-3 2e-3 4e-3 --seeds 0 --budget 500
     python -m benchmarks.ladder report RUNS --output REPORT
     python -m benchmarks.ladder merge RUNS

@@ -5,7 +5,7 @@ Studies: many runs of the scripts of this repository on one GPU, and what comes 
 
     python -m benchmarks.studies keep sst2 boolq rfc_groups --package_dir PACKAGES --corpus CORPUS --output TASKS
     python -m benchmarks.studies cells recipes/studies/glue.yaml
-    python -m benchmarks.studies run recipes/studies/glue.yaml --models MODELS --tasks TASKS --work WORK \
+    python -m benchmarks.studies run recipes/studies/glue.yaml --models MODELS --tasks TASKS --work WORK \\
         --output glue.jsonl --side_by_side 8 --budget 520                       # on the machine with the GPU
     python -m benchmarks.studies baselines sst2 boolq --tasks TASKS --output baselines.jsonl
     python -m benchmarks.studies collect glue glue.jsonl baselines.jsonl
@@ -16,9 +16,9 @@ records to those archived in benchmarks/results/NAME_runs.jsonl, and writes figu
 Studies that pretrain (concepts) read texts instead of tasks, and settle numbers of steps and weights by the records of
 their groups `pace` and `sweep`, which come first:
 
-    python -m benchmarks.studies keep_text imdb books --corpus CORPUS --tokenizer_name TOKENIZER --tasks TASKS \
+    python -m benchmarks.studies keep_text imdb books --corpus CORPUS --tokenizer_name TOKENIZER --tasks TASKS \\
         --output TEXT
-    python -m benchmarks.studies run recipes/studies/concepts.yaml --only pace --tasks TEXT --work WORK \
+    python -m benchmarks.studies run recipes/studies/concepts.yaml --only pace --tasks TEXT --work WORK \\
         --output concepts.jsonl                                                 # alone on the GPU
     python -m benchmarks.studies run recipes/studies/concepts.yaml --only sweep ... --side_by_side 4
     python -m benchmarks.studies run recipes/studies/concepts.yaml --only main ... --side_by_side 4

@@ -3,8 +3,8 @@
 """
 Train by `run_mlm.py`, and measure the concepts of what comes of it on texts that were held out.
 
-    python -m benchmarks.studies.pretraining --held_out TASKS/held_out.parquet --pairs TASKS/pairs.parquet \
-        --preset mini --tokenizer_name TASKS/tokenizer --train_file TASKS/train.parquet \
+    python -m benchmarks.studies.pretraining --held_out TASKS/held_out.parquet --pairs TASKS/pairs.parquet \\
+        --preset mini --tokenizer_name TASKS/tokenizer --train_file TASKS/train.parquet \\
         --validation_file TASKS/validation.parquet --do_train --max_steps 500 --output_dir cell
 
 What it does not know itself are settings of `run_mlm.py`. The loss is that of `run_mlm.py --do_eval`, with masks that
