@@ -1,12 +1,12 @@
 # Copyright 2026 The Concept Encoder authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-Studies: many runs of the scripts of this repository on one GPU, and what comes of them.
+Studies: many runs of the scripts of this repository on one GPU or several, and what comes of them.
 
     python -m benchmarks.studies keep sst2 boolq rfc_groups --package_dir PACKAGES --corpus CORPUS --output TASKS
     python -m benchmarks.studies cells recipes/studies/glue.yaml
     python -m benchmarks.studies run recipes/studies/glue.yaml --models MODELS --tasks TASKS --work WORK \\
-        --output glue.jsonl --side_by_side 8 --budget 520                       # on the machine with the GPU
+        --output glue.jsonl --gpus 4 --side_by_side 4 --budget 520              # on the machine with the GPUs
     python -m benchmarks.studies baselines sst2 boolq --tasks TASKS --output baselines.jsonl
     python -m benchmarks.studies collect glue glue.jsonl baselines.jsonl
 
