@@ -102,9 +102,14 @@ def read_results(path: Path) -> Results:
 def merge_results(path: Path, figures: dict[str, Figure], tables: Sequence[Table] = ()) -> None:
     """Put figures and tables into a results file, in place of those of the same name. All is written, or nothing."""
     old = read_results(path)
+    write_results(path, old.figures | figures, list((old.tables | {table.name: table for table in tables}).values()))
+
+
+def write_results(path: Path, figures: Mapping[str, Figure], tables: Sequence[Table]) -> None:
+    """Make these figures and tables all that a results file holds, so that none outlives what it was made of."""
     content = {
-        "figures": {key: asdict(figure) for key, figure in (old.figures | figures).items()},
-        "tables": [asdict(table) for table in (old.tables | {table.name: table for table in tables}).values()],
+        "figures": {key: asdict(figure) for key, figure in figures.items()},
+        "tables": [asdict(table) for table in tables],
     }
     write_json(path, content)
 

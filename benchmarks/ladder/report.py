@@ -21,7 +21,7 @@ from typing import Any
 
 from benchmarks.ladder.settings import Settings
 from benchmarks.ladder.variants import REFERENCE, Variant, find_variant, size_of, size_ratio
-from benchmarks.results import Figure, Table, merge_results, write_archive
+from benchmarks.results import Figure, Table, write_archive, write_results
 from benchmarks.tables import to_markdown
 
 COMMAND = "python -m benchmarks.ladder"
@@ -329,11 +329,11 @@ def figures(outcomes: Sequence[Outcome]) -> dict[str, Figure]:
 
 
 def merge(outcomes: Sequence[Outcome], path: Path) -> dict[str, Figure]:
-    """Put figures and the standings of all contests into the results file `path`. Returns the figures."""
+    """Make figures and the standings of all contests the results file `path`. Returns the figures."""
     found = figures(outcomes)
     tables = [ladder_table(contest, group) for contest, group in standings(outcomes).items()]
     tables += [differences_table(outcomes), runs_table(outcomes)]
-    merge_results(path, found, tables)
+    write_results(path, found, tables)
     return found
 
 

@@ -22,7 +22,7 @@ from benchmarks.ladder.report import (
     standings,
 )
 from benchmarks.ladder.settings import Settings
-from benchmarks.results import read_results
+from benchmarks.results import Figure, Table, merge_results, read_results
 from evaluation_concept.errors import exit_code
 
 FACTS = {"device": "a GPU", "date": "2026-01-31", "commit": "abc1234", "vocabulary": 320, "versions": {}}
@@ -233,6 +233,17 @@ def test_merged_runs_are_kept_for_the_next_time(tmp_path):
     ladder.main(["merge"], path)
     assert (tmp_path / "ladder_runs.jsonl").read_text(encoding="utf-8") == archive
     assert read_results(path).figures["runs_logged"].value == 2
+
+
+def test_what_the_runs_no_longer_give_is_gone(runs, tmp_path):
+    path = tmp_path / "ladder.json"
+    gone = Figure.of_runs([1.0], unit="nats", command="merge")
+    merge_results(path, {"hybrid_512_minus_bert_longest": gone}, [Table("512_7s_a_GPU", ["x"], [[1]])])
+    ladder.main(["merge", str(runs)], path)
+    results = read_results(path)
+    assert "hybrid_512_minus_bert" in results.figures
+    assert "hybrid_512_minus_bert_longest" not in results.figures
+    assert "512_7s_a_GPU" not in results.tables
 
 
 def test_sizes_are_drawn_where_there_are_three(tmp_path):
