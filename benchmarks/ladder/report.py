@@ -5,7 +5,7 @@ What came of the runs: standings by contest, differences to controls, tables, an
 
 A contest is a length and a budget, in seconds those of one kind of device. In it every variant stands with its best
 learning rate (chosen on validation, by the seeds that all its rates have) and the mean over the seeds of that rate. A
-control of a shape is represented by the best of its sizes.
+control of a shape is represented by the best of its sizes, tested or not.
 """
 
 import itertools
@@ -179,6 +179,20 @@ def best(group: Iterable[Standing], kind: str | None = None, family: str | None 
     return min(finalists, key=lambda it: it.loss)
 
 
+def best_control(group: Iterable[Standing], kind: str) -> Standing:
+    """
+    The control of a shape that has the lowest validation loss, whatever its size, its seeds and whether it was tested:
+    to pass over one that is better would be an advantage of ours.
+
+    Raises:
+        LookupError: there is none.
+    """
+    fitting = [it for it in group if it.variant.kind == kind]
+    if not fitting:
+        raise LookupError(f"no finished run of a control of kind {kind}")
+    return min(fitting, key=lambda it: it.loss)
+
+
 @dataclass(frozen=True)
 class Difference:
     """
@@ -209,7 +223,9 @@ class Difference:
 
     def row(self) -> list[Any]:
         """For `differences_table`."""
-        means = [statistics.fmean(it.losses(self.split).values()) for it in (self.ours, self.control)]
+        losses = [it.losses(self.split) for it in (self.ours, self.control)]
+        # Means of other seeds would not differ by what the row says.
+        means = [statistics.fmean(it[seed] for seed in losses[0].keys() & losses[1].keys()) for it in losses]
         spread = round(statistics.stdev(self.values), 3) if len(self.values) > 1 else ""
         labels = self.ours.label, self.control.label
         numbers = (*(round(it, 3) for it in means), f"{statistics.fmean(self.values):+.3f}", spread)
@@ -424,7 +440,7 @@ def _standing_row(standing: Standing, group: Sequence[Standing]) -> list[Any]:
 
 def _difference_cell(standing: Standing, group: Sequence[Standing], kind: str) -> str:
     try:
-        mine, theirs = standing.losses(), best(group, kind=kind).losses()
+        mine, theirs = standing.losses(), best_control(group, kind).losses()
     except LookupError:
         return ""
     seeds = mine.keys() & theirs.keys()
@@ -441,7 +457,7 @@ def _part_means(standing: Standing, part: str) -> dict[str, float]:
 
 
 def _difference(key: str, goal: Goal, contest: Contest, group: Sequence[Standing]) -> Difference:
-    control = best(group, kind=goal.control)
+    control = best_control(group, goal.control)
     # A recipe that the control was not trained by would be an advantage of the recipe.
     fair = {it.recipe for it in group if it.variant.kind == goal.control}
     ours = best([it for it in group if it.recipe in fair], **goal.ours)

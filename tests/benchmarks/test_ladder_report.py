@@ -14,6 +14,7 @@ from benchmarks.ladder.plots import plot_sizes
 from benchmarks.ladder.report import (
     GOALS,
     best,
+    best_control,
     differences_table,
     figures,
     ladder_table,
@@ -128,22 +129,38 @@ def test_texts_of_another_tokenizer_are_another_contest(tmp_path):
 
 def test_a_control_is_the_best_of_its_shape(runs):
     group = standings(read_runs([runs])[0])[512, "80s_a_GPU"]
-    assert best(group, kind="bert").label == "bert"
+    assert best_control(group, "bert").label == "bert"
     assert best(group, family="bottleneck").label == "bottleneck_ratio_8"
     assert best(group, family="bottleneck", concept_ratio=4).label == "bottleneck"
-    with pytest.raises(LookupError):
-        best(group, kind="modernbert")
+    for absent in (lambda: best(group, kind="modernbert"), lambda: best_control(group, "modernbert")):
+        with pytest.raises(LookupError):
+            absent()
 
 
 def test_one_lucky_seed_is_no_finalist(tmp_path):
     contents = [record("hybrid_384", 2.0), *(record("hybrid", 3.0, seed=seed) for seed in range(3))]
-    contents += [record("bert_x6", 2.5), record("bert", 3.5, test=3.6)]
     for number, content in enumerate(contents):
         (tmp_path / f"{number}.json").write_text(json.dumps(content), encoding="utf-8")
     (group,) = standings(read_runs([tmp_path])[0]).values()
     assert group[0].label == "hybrid_384"
     assert best(group, family="hybrid").label == "hybrid"
-    assert best(group, kind="bert").label == "bert"
+
+
+def test_a_better_control_counts_although_it_was_not_tested(tmp_path):
+    contents = [record(name, 3.5 + seed, test=3.6, seed=seed) for name in ("bert", "hybrid") for seed in range(3)]
+    for number, content in enumerate([*contents, record("bert_256", 3.2)]):
+        (tmp_path / f"{number}.json").write_text(json.dumps(content), encoding="utf-8")
+    outcomes = read_runs([tmp_path])[0]
+    figure = figures(outcomes)["hybrid_512_minus_bert"]
+    # On the split and the seeds that both have.
+    assert (figure.value, figure.runs) == (pytest.approx(0.3), 1)
+    assert "less that of bert_256" in figure.note
+    assert figure.note.startswith("validation loss")
+    (row,) = differences_table(outcomes).rows
+    assert row[5:9] == [1, 3.5, 3.2, "+0.300"]
+    ((contest, group),) = standings(outcomes).items()
+    table = ladder_table(contest, group)
+    assert dict(zip(table.column("variant"), table.column("less bert"), strict=True))["hybrid"] == "+0.300"
 
 
 def test_the_table_is_sorted_and_tells_differences(runs):
