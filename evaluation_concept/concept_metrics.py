@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
+from threadpoolctl import threadpool_limits
 
 from evaluation_concept.errors import NotMeasurableError
 
@@ -298,13 +299,19 @@ def _singular_shares(sample: _Sample) -> torch.Tensor:
     what is rounding; zeros alone if the concepts are all equal.
     """
     documents = sample.centred if sample.centred.shape[1] <= sample.centred.shape[2] else sample.centred.mT
-    squares = _by_parts(lambda part: torch.linalg.eigvalsh(part @ part.mT), documents)
+    squares = _by_parts(lambda part: _decompose(torch.linalg.eigvalsh, part @ part.mT), documents)
     # Squaring leaves half the digits to small values: what lies below 1e-8 of the largest is lost, with either sign.
     values = squares.clamp(min=0).sqrt().flip(1)
     # Equal concepts leave rounding, which has a rank of its own.
     values = values * (values > ROUNDING * sample.concepts.norm(dim=(1, 2)).unsqueeze(1))
     totals = values.sum(dim=1, keepdim=True)
     return values / torch.where(totals > 0, totals, 1)
+
+
+def _decompose(decomposition: Callable[[torch.Tensor], torch.Tensor], matrices: torch.Tensor) -> torch.Tensor:
+    """`decomposition` of matrices `[..., R, S]` in one thread; more would wait for one another and hold cores."""
+    with threadpool_limits(limits=1):
+        return decomposition(matrices)
 
 
 def _mean_cosines(sample: _Sample, centred: bool) -> torch.Tensor:
@@ -327,7 +334,7 @@ def _by_parts(function: Callable[[torch.Tensor], torch.Tensor], documents: torch
 
 
 def _dimension_entropy(sample: _Sample) -> float:
-    values = torch.linalg.eigvalsh(sample.deviations.T.cov(correction=0)).clamp(min=0)
+    values = _decompose(torch.linalg.eigvalsh, sample.deviations.T.cov(correction=0)).clamp(min=0)
     if values.sum() <= sample.rounding:
         return 0.0
     return float(torch.special.entr(values / values.sum()).sum().exp()) / len(values)
@@ -357,7 +364,7 @@ def _duplicate_slots(sample: _Sample) -> torch.Tensor:
 
 
 def _plan_rank(sample: _Sample) -> float:
-    values = torch.linalg.svdvals(sample.means(dim=0).squeeze(0))
+    values = _decompose(torch.linalg.svdvals, sample.means(dim=0).squeeze(0))
     return float(values.sum() / values.max()) if values.max() > 0 else 0.0
 
 

@@ -28,6 +28,21 @@ def max_sim(queries: torch.Tensor, passages: torch.Tensor) -> torch.Tensor:
     return best.sum(dim=-1) / present.clamp(min=1).unsqueeze(1).to(best.dtype)
 
 
+def mutual_max_sim(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """
+    Mean of `max_sim` from the first text of each pair to the second and back, `[P]`.
+
+    Args:
+        first: `[P, Q, H]`, concepts of length 1, zeros where there is none. Each text has at least one.
+        second: `[P, C, H]`, as first.
+    """
+    likeness = first @ second.mT
+    here, there = ((side != 0).any(dim=-1) for side in (first, second))
+    forth = likeness.masked_fill(~there.unsqueeze(1), -torch.inf).amax(dim=2).sum(dim=1) / here.sum(dim=1)
+    back = likeness.masked_fill(~here.unsqueeze(2), -torch.inf).amax(dim=1).sum(dim=1) / there.sum(dim=1)
+    return (forth + back) / 2
+
+
 def max_sim_ragged(query: torch.Tensor, passages: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
     """
     Scores `[K]` of one query with passages that lie end to end.

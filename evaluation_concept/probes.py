@@ -16,6 +16,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 
 from evaluation_concept.errors import NotMeasurableError
 from evaluation_concept.states import evenly
@@ -223,7 +224,9 @@ def probe_order(original: np.ndarray, swapped: np.ndarray, split: Split) -> Orde
         split: of the pairs.
     """
     both = np.stack([original, swapped]), np.stack([original - swapped, swapped - original])
-    paired, single = (_tell_swapped(features, split) for features in reversed(both))
+    # Many short products: threads would spend the time on waiting for one another.
+    with threadpool_limits(limits=1):
+        paired, single = (_tell_swapped(features, split) for features in reversed(both))
     return OrderRecovery(paired, single, len(split.test))
 
 

@@ -27,7 +27,7 @@ from evaluation_concept.columns import read_columns, text_column
 from evaluation_concept.encode import add_model_options, check_texts, find_texts, load_tokenizer, place_encoder
 from evaluation_concept.errors import exit_code
 from evaluation_concept.files import write_json
-from evaluation_concept.late_interaction import max_sim
+from evaluation_concept.late_interaction import mutual_max_sim, pad_concepts
 from evaluation_concept.passages import split_texts
 from evaluation_concept.retrieval import markdown_table
 from evaluation_concept.states import random_encoder
@@ -36,6 +36,8 @@ from modeling_concept.encoding import encode
 COMMAND = "python -m evaluation_concept.similarity"
 PASSAGE_TOKENS = 64
 NUM_PAIRS = 1000
+# Whose concepts are compared in one product; one by one, threads would wait for one another most of the time.
+PAIRS_AT_A_TIME = 64
 
 
 class TextPairs(NamedTuple):
@@ -161,17 +163,20 @@ def encoder_likeness(
     places = {text: place for place, text in enumerate(texts)}
     first, second = ([places[text] for text in side] for side in (pairs.first, pairs.second))
     centred = torch.nn.functional.normalize(encoded.embeddings - encoded.embeddings.mean(dim=0), dim=1)
-    concepts = [concepts.unsqueeze(0) for concepts in encoded.concept_embeddings or []]
     return {
         "cosine": (encoded.embeddings[first] * encoded.embeddings[second]).sum(dim=1).numpy(),
         "centred": (centred[first] * centred[second]).sum(dim=1).numpy(),
-        "late_interaction": np.array(
-            [
-                (max_sim(concepts[one], concepts[other]) + max_sim(concepts[other], concepts[one])).item() / 2
-                for one, other in zip(first, second, strict=True)
-            ]
-        ),
+        "late_interaction": _mutual(encoded.concept_embeddings or [], first, second),
     }
+
+
+def _mutual(concepts: Sequence[torch.Tensor], first: Sequence[int], second: Sequence[int]) -> np.ndarray:
+    """`mutual_max_sim` `[pairs]` of the texts at these places, whose concepts are `[C, H]` each."""
+    found = []
+    for start in range(0, len(first), PAIRS_AT_A_TIME):
+        places = (side[start : start + PAIRS_AT_A_TIME] for side in (first, second))
+        found.append(mutual_max_sim(*(pad_concepts([concepts[place] for place in part]) for part in places)))
+    return torch.cat(found).numpy()
 
 
 def evaluate_similarity(

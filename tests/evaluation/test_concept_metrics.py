@@ -10,6 +10,7 @@ import torch
 from scipy.stats import entropy, ortho_group
 from sklearn.decomposition import PCA
 from sklearn.metrics.pairwise import cosine_similarity
+from threadpoolctl import threadpool_limits
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from evaluation_concept import concept_metrics
@@ -91,6 +92,21 @@ class Operations(TorchDispatchMode):
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         self.names.append(function.name())
         return function(*args, **(kwargs or {}))
+
+
+def test_ranks_leave_other_cores_alone(concepts, monkeypatch):
+    threads = []
+    eigvalsh = torch.linalg.eigvalsh
+
+    def watched(matrices):
+        threads.append(torch.get_num_threads())
+        return eigvalsh(matrices)
+
+    monkeypatch.setattr(torch.linalg, "eigvalsh", watched)
+    with threadpool_limits(limits=2):
+        measure_concepts(concepts)
+        assert torch.get_num_threads() == 2
+    assert threads == [1, 1]
 
 
 def test_concepts_are_prepared_once_and_documents_measured_together():

@@ -4,7 +4,9 @@
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
 
+from evaluation_concept import probes
 from evaluation_concept.probes import (
     Split,
     choose_tokens,
@@ -115,6 +117,21 @@ def test_a_bag_of_words_has_no_order(generator, split):
     bag = generator.normal(size=(SAMPLES, WIDTH))
     found = probe_order(bag, bag, split)
     assert (found.paired_accuracy, found.single_accuracy) == (0.5, 0.5)
+
+
+def test_the_order_probe_leaves_other_cores_alone(generator, split, monkeypatch):
+    threads = []
+    fit = probes.LogisticRegression.fit
+
+    def watched(model, *arguments, **options):
+        threads.extend(pool["num_threads"] for pool in threadpool_info())
+        return fit(model, *arguments, **options)
+
+    monkeypatch.setattr(probes.LogisticRegression, "fit", watched)
+    with threadpool_limits(limits=2):
+        probe_order(*generator.normal(size=(2, SAMPLES, WIDTH)), split)
+        assert {pool["num_threads"] for pool in threadpool_info()} == {2}
+    assert set(threads) == {1}
 
 
 def test_no_order_is_found_in_noise(generator, split):

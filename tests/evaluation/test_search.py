@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 
 from evaluation_concept.encode import load_encoder
 from evaluation_concept.errors import exit_code
-from evaluation_concept.late_interaction import max_sim, max_sim_ragged, pad_concepts
+from evaluation_concept.late_interaction import max_sim, max_sim_ragged, mutual_max_sim, pad_concepts
 from evaluation_concept.passages import split_texts
 from evaluation_concept.search import main
 from evaluation_concept.search_index import SearchIndex
@@ -104,6 +104,11 @@ def test_late_interaction_is_that_of_a_loop():
     torch.testing.assert_close(max_sim(pad_concepts(queries), pad_concepts(passages, 9)), expected)
     offsets = torch.tensor([0, 3, 4, 10])
     torch.testing.assert_close(max_sim_ragged(queries[1], torch.cat(passages), offsets), expected[1])
+    pairs = ((0, 2), (1, 1), (0, 0))
+    back = [(passages[place] @ queries[query].T).max(dim=1).values.mean() for query, place in pairs]
+    mutual = torch.stack([(expected[pair] + other) / 2 for pair, other in zip(pairs, back, strict=True)])
+    sides = ([side[pair[number]] for pair in pairs] for number, side in enumerate((queries, passages)))
+    torch.testing.assert_close(mutual_max_sim(*map(pad_concepts, sides)), mutual)
 
 
 @pytest.mark.parametrize("late", [False, True])

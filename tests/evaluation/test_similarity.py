@@ -11,6 +11,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
+from evaluation_concept import similarity
 from evaluation_concept.encode import load_encoder
 from evaluation_concept.errors import exit_code
 from evaluation_concept.similarity import (
@@ -73,9 +74,10 @@ def test_numbers_are_scored_by_their_order():
     assert agreement(np.ones(4), pairs_of(scores)) == {"spearman": 0, "pearson": 0}
 
 
-def test_likenesses_of_an_encoder_are_those_of_its_vectors(checkpoint):
+def test_likenesses_of_an_encoder_are_those_of_its_vectors(checkpoint, monkeypatch):
     model, tokenizer = load_encoder(str(checkpoint)), AutoTokenizer.from_pretrained(checkpoint)
     pairs = pairs_of([1.0, 0.0, 0.0, 1.0, 0.0])
+    monkeypatch.setattr(similarity, "PAIRS_AT_A_TIME", 2)
     found = encoder_likeness(model, tokenizer, pairs)
     mean = model.encode(SENTENCES, tokenizer).embeddings.mean(dim=0)
     for index, texts in enumerate(zip(pairs.first, pairs.second, strict=True)):
