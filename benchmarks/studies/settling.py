@@ -82,15 +82,20 @@ class _Settler:
         """What the records of the group `chosen_in` speak for; those of the same model, if it is there."""
         rivals = [it for it in self.study if it.group == cell.chosen_in]
         rivals = [it for it in rivals if it.model == cell.model] or rivals
-        found = [(it, record) for it in rivals if (record := self._record(it))]
-        plain = [record for it, record in found if it.variant == BASELINE]
+        plain = [self._rival(it) for it in rivals if it.variant == BASELINE]
         by_weight: dict[float, list[Record]] = {}
-        for it, record in found:
+        for it in rivals:
             if it.variant == cell.variant and it.weight is not None:
-                by_weight.setdefault(it.weight, []).append(record)
+                by_weight.setdefault(it.weight, []).append(self._rival(it))
         if not (plain and by_weight):
-            raise UnsettledError(f"there are no records of {cell.chosen_in} to choose its {WEIGHT} by")
+            raise UnsettledError(f"{cell.chosen_in} has no cells to choose its {WEIGHT} by")
         return self.choose(plain, by_weight)
+
+    def _rival(self, cell: Cell) -> Record:
+        """The record of a cell that a weight is chosen by; what is there of an unfinished sweep may not hold it."""
+        if record := self._record(cell):
+            return record
+        raise UnsettledError(f"there is no record of {cell.name} to choose its {WEIGHT} by")
 
     def _record(self, cell: Cell) -> Record | None:
         """Of a cell, if it is of these settings."""

@@ -221,7 +221,17 @@ def test_a_high_rank_of_what_does_not_depend_on_the_text_is_not_chosen():
 def test_a_weight_is_not_chosen_without_records(tmp_path):
     study = read_study(write_study(tmp_path))
     _, missing = settled(group(study, "main"), study, timed(study))
-    assert "no records of sweep" in missing["main-hybrid-vicreg-seed_1"]
+    assert "no record of sweep-hybrid-mlm-seed_11" in missing["main-hybrid-vicreg-seed_1"]
+
+
+def test_a_weight_is_not_chosen_from_half_a_sweep(tmp_path):
+    study = read_study(write_study(tmp_path))
+    paces = timed(study)
+    # The best one has failed, or the time was over before it.
+    *begun, _ = swept(study, paces, [4.0, 4.001, 4.0], [0.3, 0.4, 0.9])
+    ready, missing = settled(group(study, "main"), study, paces + begun)
+    assert {cell.variant for cell in ready} == {"mlm"}
+    assert "no record of sweep-hybrid-vicreg-1-seed_11" in missing["main-hybrid-vicreg-seed_1"]
 
 
 def main_record(variant: str, seed: int, found: dict[str, Any], model: str = "hybrid", **changes: Any) -> Record:
