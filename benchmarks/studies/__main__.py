@@ -206,7 +206,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--models", type=Path, default=Path("models"), help="folder of pretrained models, by nickname")
     parser.add_argument("--tasks", type=Path, required=True, help="folder that `keep` or `keep_text` wrote")
     parser.add_argument("--work", type=Path, required=True, help="folder of runs, records and logs")
-    parser.add_argument("--output", type=Path, required=True, help="file that gets all records")
+    parser.add_argument("--output", type=Path, required=True, help="file that gets all records beside those it has")
     parser.add_argument("--gpus", type=int, default=1, help="to use (default: %(default)s)")
     parser.add_argument("--side_by_side", type=int, default=1, help="processes on each (default: %(default)s)")
     parser.add_argument("--budget", type=float, default=0, help="seconds after which all is ended; 0 is no limit")

@@ -48,6 +48,7 @@ class Study:
         places: on this machine.
         output: file that all records go to, as soon as there is another one.
         done: names of finished cells.
+        kept: records that the output had before, of this machine or others; not those of cells that were begun anew.
         failed: names of failed ones.
         slots: processes.
     """
@@ -56,6 +57,7 @@ class Study:
     places: Places
     output: Path
     done: set[str]
+    kept: dict[str, Record] = field(default_factory=dict)
     failed: set[str] = field(default_factory=set)
     slots: list[Slot] = field(default_factory=list)
 
@@ -80,18 +82,19 @@ class Study:
         if self.places.record(slot.cell).is_file():
             self.done.add(slot.cell.name)
             print(f"{slot.cell.name}: done in {seconds:.0f} s", flush=True)
-            self.gather()
         else:
             self.failed.add(slot.cell.name)
             print(
                 f"{slot.cell.name}: failed after {seconds:.0f} s: {_last_lines(self.places.log(slot.cell))}",
                 flush=True,
             )
+        self.gather()
         slot.cell = None
 
     def gather(self) -> None:
-        """Write all records of this machine to the output."""
-        write_records(self.output, read_records(sorted(self.places.record_folder.glob("*.jsonl"))))
+        """Write all records of this machine to the output, beside what it held."""
+        here = read_records(sorted(self.places.record_folder.glob("*.jsonl")))
+        write_records(self.output, self.kept | here)
 
 
 def run_study(
@@ -110,7 +113,7 @@ def run_study(
     Args:
         cells: of the study, in the order in which they are begun.
         places: on this machine.
-        output: file that gets all records.
+        output: file that gets all records; those that it has already stay.
         gpus: how many there are; without a GPU, groups of processes.
         side_by_side: processes that share each of them.
         budget: seconds after which what runs is ended; its finished trainings stay. 0 is no limit.
@@ -120,13 +123,14 @@ def run_study(
         Names of cells that failed.
 
     Raises:
-        ValueError: more GPUs than this process is allowed.
+        ValueError: more GPUs than this process is allowed, or an output that holds something else.
     """
     for gpu in range(gpus):
         visible_gpu(gpu)
     places.record_folder.mkdir(parents=True, exist_ok=True)
     done = {cell.name for cell in cells if _is_done(cell, places, known or {})}
-    study = Study([cell for cell in cells if cell.name not in done], places, output, done)
+    kept = read_records([output] if output.is_file() else [])
+    study = Study([cell for cell in cells if cell.name not in done], places, output, done, kept)
     study.gather()
     print(f"{len(study.waiting)} cells to do, {len(done)} are done", flush=True)
     deadline = time.monotonic() + budget if budget else float("inf")
@@ -196,6 +200,7 @@ def _end(slot: Slot) -> None:
 def _hand_over(study: Study, slot: Slot, cell: Cell) -> None:
     # What is there is of other settings.
     study.places.record(cell).unlink(missing_ok=True)
+    study.kept.pop(cell.name, None)
     slot.cell, slot.begun = cell, time.monotonic()
     slot.connection.send(cell)
 

@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +171,22 @@ def test_a_study_runs_what_it_can_and_goes_on_where_it_was(places, tmp_path, cap
     elsewhere = Places(places.models, places.tasks, tmp_path / "elsewhere")
     run_study(cells[:1], elsewhere, tmp_path / "more.jsonl", known=read_records([output]))
     assert "0 cells to do, 1 are done" in capsys.readouterr().out
+
+
+def test_records_that_the_output_has_stay_but_for_cells_that_are_begun_anew(tmp_path):
+    output, work = tmp_path / "out.jsonl", Places(tmp_path, tmp_path, tmp_path / "work")
+    elsewhere = Cell("main", "theirs", "", "", "tests.benchmarks.start_method", {})
+    again = Cell("main", "ours", "", "", "tests.benchmarks.start_method", {"learning_rate": 2})
+    broken = Cell("main", "broken", "", "", "tests.benchmarks.no_such_script", {"learning_rate": 2})
+    old = {cell.name: make_record(replace(cell, arguments={}), {}, None) for cell in (elsewhere, again, broken)}
+    write_records(output, old)
+    # As on a machine that goes on with what another one did.
+    failed = run_study([elsewhere, again, broken], work, output, known=read_records([output]))
+    assert failed == {"main-broken"}
+    found = read_records([output])
+    assert found.keys() == {"main-theirs", "main-ours"}
+    assert found["main-theirs"] == old["main-theirs"]
+    assert found["main-ours"]["command"] == again.command
 
 
 def test_a_cell_waits_for_the_one_that_it_reads(tmp_path):
