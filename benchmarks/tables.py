@@ -145,7 +145,8 @@ def _value(figure: Figure) -> str:
 
 def _number(value: float, digits: int) -> str:
     """So many digits, and all of them before the point."""
-    return f"{value:.{digits}g}" if abs(value) < 1000 else f"{value:,.0f}"
+    rounded = f"{value:.{digits}g}"
+    return rounded if abs(float(rounded)) < 10**digits else f"{value:,.0f}"
 
 
 def _cell(value: Any) -> str:

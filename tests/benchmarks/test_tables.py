@@ -91,6 +91,20 @@ def test_figures_are_listed_with_all_that_is_known_of_them(root):
     assert row == f"| {' | '.join(cells)} |"
 
 
+@pytest.mark.parametrize(
+    ("value", "spread", "shown"),
+    [
+        (10336.4, 402.6, "10,336 ± 403 (3 runs)"),
+        (999.7, 99.6, "1,000 ± 100 (3 runs)"),
+        (512.0, 12.34, "512 ± 12 (3 runs)"),
+        (0.12345, 0.00678, "0.123 ± 0.0068 (3 runs)"),
+    ],
+)
+def test_figures_have_all_digits_before_the_point(value, spread, shown):
+    table = tables.figures_table({"peak": replace(FIGURE, value=value, spread=spread)})
+    assert table.column("value") == [shown]
+
+
 def test_two_tables_in_one_document_do_not_mix(root):
     path = root / "README.md"
     marks = "<!-- table: core/figures -->\n<!-- /table -->\n"
