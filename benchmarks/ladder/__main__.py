@@ -163,6 +163,8 @@ def merge_runs(options: argparse.Namespace, path: Path) -> None:
     archive = path.with_name(f"{path.stem}_runs.jsonl")
     finished, _ = read_runs([*([archive] if archive.exists() else []), *options.folders])
     archive_runs(finished, archive)
+    # Numbers have fewer digits there; figures are those that the archive alone gives.
+    finished, _ = read_runs([archive])
     for key, figure in merge(finished, path).items():
         print(f"{key}: {figure.value:.4g} ({figure.note})")
 

@@ -239,16 +239,18 @@ def test_merge_writes_figures_and_tables(runs, tmp_path):
 
 def test_merged_runs_are_kept_for_the_next_time(tmp_path):
     path = tmp_path / "ladder.json"
-    for name, content in (("a", record("hybrid", 3.123456789)), ("b", record("bert", 3.0))):
+    for name, content in (("a", record("bert", 3.0)), ("b", record("hybrid", 3.123456789))):
         (tmp_path / name).mkdir()
         (tmp_path / name / "run.json").write_text(json.dumps(content), encoding="utf-8")
         ladder.main(["merge", str(tmp_path / name)], path)
     figure = read_results(path).figures["hybrid_512_minus_bert"]
     assert figure.value == pytest.approx(0.12346)
-    archive = (tmp_path / "ladder_runs.jsonl").read_text(encoding="utf-8")
+    archive, written = (it.read_text(encoding="utf-8") for it in (tmp_path / "ladder_runs.jsonl", path))
     assert len(archive.splitlines()) == 2
     ladder.main(["merge"], path)
     assert (tmp_path / "ladder_runs.jsonl").read_text(encoding="utf-8") == archive
+    # Figures are those of the archive from the beginning.
+    assert path.read_text(encoding="utf-8") == written
     assert read_results(path).figures["runs_logged"].value == 2
 
 
