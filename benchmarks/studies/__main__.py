@@ -34,7 +34,7 @@ from benchmarks.studies import concepts, glue, long_context
 from benchmarks.studies.cells import read_study
 from benchmarks.studies.records import Record, device_name, read_records, write_records
 from benchmarks.studies.scheduler import run_study
-from benchmarks.studies.settling import settle
+from benchmarks.studies.settling import holds_here, settle
 from benchmarks.studies.worker import Places
 from evaluation_concept.errors import exit_code
 from evaluation_concept.long_context.tasks import VALIDATION
@@ -87,7 +87,7 @@ def list_cells(options: argparse.Namespace, results: Path) -> None:
 def run(options: argparse.Namespace, results: Path) -> None:
     """Run what is left of a study."""
     places = Places(options.models.resolve(), options.tasks.resolve(), options.work.resolve(), options.commit)
-    known = read_records(options.known)
+    known = {name: it for name, it in read_records(options.known).items() if holds_here(it, device_name())}
     here = read_records(sorted(places.record_folder.glob("*.jsonl")))
     cells, missing = settle(
         read_study(options.study, options.only),
@@ -210,7 +210,8 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gpus", type=int, default=1, help="to use (default: %(default)s)")
     parser.add_argument("--side_by_side", type=int, default=1, help="processes on each (default: %(default)s)")
     parser.add_argument("--budget", type=float, default=0, help="seconds after which all is ended; 0 is no limit")
-    parser.add_argument("--known", type=Path, nargs="+", default=[], help="records whose cells are not run again")
+    known = "records whose cells are not run again, unless they timed another device"
+    parser.add_argument("--known", type=Path, nargs="+", default=[], help=known)
     parser.add_argument("--commit", help="of the code, where there is no git")
     parser.set_defaults(command=run)
 

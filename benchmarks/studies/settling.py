@@ -54,6 +54,11 @@ def settle(
     return ready, missing
 
 
+def holds_here(record: Record, device: str) -> bool:
+    """Whether a record spares this device the cell: how long a step takes has to be timed on each kind of device."""
+    return not record["group"].startswith(PACE) or record["device"] == device
+
+
 class _Settler:
     def __init__(self, study: Sequence[Cell], records: Mapping[str, Record], device: str, choose: Choose) -> None:
         self.study, self.records, self.device, self.choose = study, records, device, choose

@@ -180,6 +180,26 @@ def test_cells_wait_for_their_pace_on_this_device_and_of_these_settings(tmp_path
     assert len(settled(group(larger, "sweep"), larger, paces)[1]) == 3
 
 
+def test_a_pace_of_another_device_is_timed_again(tmp_path, monkeypatch):
+    study = read_study(write_study(tmp_path))
+    records = [*timed(study), main_record("mlm", 1, results(4.0))]
+    write_records(tmp_path / "known.jsonl", {each["cell"]: each for each in records})
+    known: dict[str, Record] = {}
+
+    def run(cells: Sequence[Cell], places: Places, output: Path, **options: Any) -> set[str]:
+        known.update(options["known"])
+        return set()
+
+    monkeypatch.setattr(command, "run_study", run)
+    folders = [f"--{name}={tmp_path / name}" for name in ("tasks", "work", "output")]
+    arguments = ["run", str(tmp_path / "study.yaml"), "--only", "pace", *folders]
+    command.main([*arguments, "--known", str(tmp_path / "known.jsonl")])
+    assert known.keys() == {"main-hybrid-mlm-seed_1"}
+    monkeypatch.setattr(command, "device_name", lambda: DEVICE)
+    command.main([*arguments, "--known", str(tmp_path / "known.jsonl")])
+    assert known.keys() == {each["cell"] for each in records}
+
+
 def swept(study: Sequence[Cell], paces: list[Record], losses: list[float], ranks: list[float]) -> list[Record]:
     cells = settled(group(study, "sweep"), study, paces)[0]
     return [record(cell, results(*pair)) for cell, *pair in zip(cells, losses, ranks, strict=True)]
