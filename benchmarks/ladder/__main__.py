@@ -214,7 +214,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--final", action="store_true", help="report on the test split, too: once, for finalists")
     parser.add_argument("--gpus", type=int, default=1, help="to use (default: %(default)s)")
     parser.add_argument("--side_by_side", type=int, default=1, help="runs that share a GPU, for equal tokens only")
-    parser.add_argument("--ahead", choices=AHEAD, default="compile", help="what the next run does beside the present")
+    parser.add_argument("--ahead", choices=AHEAD, default="data", help="what the next run does beside the present")
     parser.add_argument("--budget", type=float, default=0, help="seconds after which no run starts; 0 is no limit")
     parser.add_argument("--workers", type=int, default=4, help="processes that make batches (default: %(default)s)")
     parser.add_argument("--cache", type=Path, help="folder of compiled code, kept between calls")

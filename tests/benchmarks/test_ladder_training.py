@@ -262,6 +262,16 @@ def test_a_spent_budget_starts_nothing(data, tmp_path, monkeypatch):
     scheduler.run_all([settings()], plan)
 
 
+def test_nothing_is_compiled_on_a_gpu_whose_time_is_measured_unless_it_is_asked_for(data, tmp_path, monkeypatch):
+    plans: list[scheduler.Plan] = []
+    monkeypatch.setattr(ladder, "run_all", lambda runs, plan: plans.append(plan))
+    arguments = ["run", "--data", str(data), "--output", str(tmp_path), "--variants", "bert"]
+    for more in ([], ["--ahead", "compile"]):
+        ladder.main([*arguments, *more])
+    assert [plan.ahead for plan in plans] == ["data", "compile"]
+    assert scheduler.Plan(data, tmp_path).ahead == "data"
+
+
 def test_runs_for_equal_time_do_not_share_a_gpu(data, tmp_path):
     plan = scheduler.Plan(data, tmp_path, side_by_side=2)
     with pytest.raises(ValueError, match="equal tokens"):
