@@ -32,7 +32,7 @@ AT_A_GLANCE = (
     ("telling a wrong order of words, accuracy (bag of words: 50)", "glue", "swap_detection"),
     ("the same from concepts, without fine-tuning: the one of two sentences", "concepts", "order_probe"),
     (
-        "masked-word loss in nats less that of a BERT shape, 512 tokens, 240 s",
+        "masked-word loss in nats less that of a BERT shape, 512 tokens, 240 s, by another shape",
         "ladder",
         "hybrid_512_minus_bert",
     ),
