@@ -301,7 +301,8 @@ def _sweep_table(rows: Sequence[Row]) -> Table:
 
 
 def _pace_table(paces: Sequence[Record]) -> Table:
-    known = {(record["model"], record["variant"]): record["results"] for record in paces}
+    slowest_first = sorted(paces, key=lambda record: -record["results"]["seconds_per_step"])
+    known = {(record["model"], record["variant"]): record["results"] for record in slowest_first}
     rows = []
     for (model, variant), results in sorted(known.items(), key=lambda item: (item[0][0] != HYBRID, item[0])):
         plain = known.get((model, BASELINE), results)

@@ -8,7 +8,6 @@ of the same model and variant in a group whose name begins with `pace`. So cells
 nothing, have equal time. With `paced_as` it is the pace of another variant, that is, as many steps as that one has.
 """
 
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
@@ -78,7 +77,7 @@ class _Settler:
         if found[0]["device"] != self.device:
             raise UnsettledError(f"its pace is that of another device: {found[0]['device']}")
         seconds = float(cell.arguments[SECONDS])
-        pace = statistics.median(record["results"]["seconds_per_step"] for record in found)
+        pace = min(record["results"]["seconds_per_step"] for record in found)
         rest = {key: value for key, value in cell.arguments.items() if key not in (SECONDS, PACED_AS)}
         known = {"seconds": seconds, "seconds_per_step": pace, "of": paces[0].name, "device": self.device}
         return replace(cell, arguments=rest | {STEPS: max(round(seconds / pace), 1)}, calibration=known)

@@ -527,5 +527,20 @@ def test_what_a_step_takes_leaves_out_the_first_line(tmp_path):
     state = {"log_history": [line | {"loss": 4.0} for line in lines], "global_step": 6}
     (tmp_path / pretraining.STATE_FILE).write_text(json.dumps(state))
     found = pretraining.read_training(tmp_path)
-    assert found["seconds_per_step"] == pytest.approx(2)
+    assert found["seconds_per_step"] == pytest.approx(1)
     assert found["tokens"] == 600
+
+
+def test_of_several_paces_the_fastest_counts(tmp_path):
+    groups = {
+        "pace": {"models": ["hybrid"], "seeds": [1, 2], "variants": {"mlm": {}}},
+        "main": {"models": ["hybrid"], "arguments": {"seconds": 10}, "variants": {"mlm": {}}},
+    }
+    study = read_study(write_study(tmp_path, groups))
+    for paces in ((0.75, 0.5), (0.5, 0.75)):
+        timed_twice = [record(*pair) for pair in zip(study, (results(4.0, pace=pace) for pace in paces), strict=False)]
+        (ready,), missing = settled(group(study, "main"), study, timed_twice)
+        assert not missing
+        assert ready.arguments["max_steps"] == 20
+        _, tables = concepts.summarise({each["cell"]: each for each in timed_twice})
+        assert [table.rows[0][2] for table in tables if table.name == "pace"] == ["500.0"]
