@@ -21,6 +21,11 @@ from training_concept.objectives import OBJECTIVES, ObjectiveSettings, parse_obj
 from training_concept.settings_parser import SETTINGS_SUFFIXES, SettingsParser
 
 DTYPES = ("float32", "bfloat16", "float16")
+# Of the flag that all scripts have for it.
+ATTENTION_HELP = (
+    "Attention backend: sdpa (the default), eager, which trains small models faster on CPUs, or for concept encoders "
+    "varlen, which has no padding and on CUDA, in half precision, one flash kernel."
+)
 CUDA_GRAPH_MODES = ("reduce-overhead", "max-autotune")
 # What a run does besides its steps, left out; a schedule of learning rates may be made for more steps.
 ONLY_STEPS = {
@@ -127,10 +132,7 @@ class ModelArguments:
     )
     attn_implementation: str | None = field(
         default=None,
-        metadata={
-            "help": "Attention backend: sdpa (the default), eager, which trains small models faster on CPUs, or for "
-            "concept encoders varlen, which has no padding and on CUDA, in half precision, one flash kernel."
-        },
+        metadata={"help": ATTENTION_HELP},
     )
     dtype: str = field(
         default="float32", metadata={"help": f"Type of the weights: {', '.join(DTYPES)}. Mixed precision is --bf16."}

@@ -38,7 +38,7 @@ from evaluation_concept.retrieval import (
     read_pairs,
 )
 from evaluation_concept.states import random_encoder
-from training_concept.arguments import ConceptTrainingArguments, given_settings, parse_dataclasses
+from training_concept.arguments import ATTENTION_HELP, ConceptTrainingArguments, given_settings, parse_dataclasses
 from training_concept.build import train_only
 from training_concept.infonce import dot_products, info_nce, is_distributed
 from training_concept.pairs import PairBatch, PairCollator, PairDataset
@@ -102,10 +102,7 @@ class RetrievalArguments:
     )
     attn_implementation: str | None = field(
         default=None,
-        metadata={
-            "help": "Attention backend: sdpa (the default), eager, which trains small models faster on CPUs, or for "
-            "concept encoders varlen, which has no padding and on CUDA, in half precision, one flash kernel."
-        },
+        metadata={"help": ATTENTION_HELP},
     )
 
     def __post_init__(self) -> None:
