@@ -185,8 +185,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
 
     cpu = commands.add_parser("cpu", help="the same for small models on a laptop")
     add_shared_options(cpu)
-    _add_cells(cpu, ["mini", "bert_256x4"], (512, 2048, 8192))
-    cpu.set_defaults(run=measure_cells, reference="modernbert_256x6", tokens=8192, dtype="float32", repeats=3)
+    _add_cells(cpu, ["mini", "bert_256x6"], (512, 2048, 8192))
+    cpu.set_defaults(run=measure_cells, reference="modernbert_256x9", tokens=8192, dtype="float32", repeats=3)
     cpu.set_defaults(attentions=["sdpa", "own"], compile=["none"])
 
     first = commands.add_parser("first_step", help="time to the first compiled training step")

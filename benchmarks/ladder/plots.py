@@ -22,7 +22,7 @@ MOST_LINES = 12
 # One part in so many of a run is its beginning.
 BEGINNING = 8
 # Kinds that come in several sizes, and how their lines are drawn.
-SIZES_OF = {"preset": "-", "bert": "--", "modernbert": ":"}
+SIZES_OF = {"preset": "-", "former preset": "-.", "bert": "--", "modernbert": ":"}
 FEWEST_SIZES = 3
 
 

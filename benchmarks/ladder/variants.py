@@ -28,6 +28,15 @@ _MODERNBERT = CONTENDERS["modernbert_512x19"]
 # Heads of 64 at every width, and six concept layers: in parameters the body is that of 15 layers of the control.
 WIDTHS = (256, 384, 512, 768)
 DEFAULT_WIDTH, CONCEPT_LAYERS, CONTROL_LAYERS, HEAD_WIDTH = 512, 6, 15, 64
+# What the defaults were while it was searched, and what the search began with.
+SEARCHED: dict[str, Any] = {"num_token_layers": 2, "num_interleaved_token_layers": 1}
+_STARTED_WITH = {
+    **SEARCHED,
+    "preset": "grid_512_512",
+    "num_decoder_layers": 1,
+    "read_every": 2,
+    "concept_ratio": 4,
+}
 
 
 @dataclass(frozen=True)
@@ -177,7 +186,7 @@ def _family(contender: Contender) -> str:
 
 def _concepts(name: str, change: str, **fields: Any) -> Variant:
     """A change of what the search began with. Records go by the names, so that must not follow later defaults."""
-    contender = ConceptContender(shape={"preset": "grid_512_512", "read_every": 2, "concept_ratio": 4, **fields})
+    contender = ConceptContender(shape={**_STARTED_WITH, **fields})
     return Variant(name, _family(contender), "concepts", change, contender)
 
 
@@ -202,7 +211,9 @@ def _defaults() -> Iterator[Variant]:
             yield _concepts(f"hybrid_{width}", f"everything {width} wide", **_at_width(width))
     for name in SIZES:
         contender = ConceptContender(shape={"preset": name})
-        yield Variant(f"preset_{name}", _family(contender), "preset", f"the preset {name}", contender)
+        yield Variant(f"size_{name}", _family(contender), "preset", f"the preset {name}", contender)
+        contender = with_shape(contender, **SEARCHED, **FORMER_SIZES[name])
+        yield Variant(f"preset_{name}", _family(contender), "former preset", f"what was the preset {name}", contender)
 
 
 def _hybrids() -> Iterator[Variant]:
@@ -236,8 +247,14 @@ def _controls() -> Iterator[Variant]:
         yield Variant(name, "control", name, change, contender)
 
 
-# Presets of the size dial, the smallest first.
+# Presets of the size dial, the smallest first, and what they were until the search was over.
 SIZES = ("nano", "mini", "small", "base")
+FORMER_SIZES: dict[str, dict[str, Any]] = {
+    "nano": {"num_hidden_layers": 2, "read_every": 2, "num_decoder_layers": 2},
+    "mini": {"num_hidden_layers": 6, "read_every": 6, "num_decoder_layers": 1},
+    "small": {"num_hidden_layers": 10, "read_every": 10, "num_decoder_layers": 1},
+    "base": {"num_hidden_layers": 14, "read_every": 14, "num_decoder_layers": 1},
+}
 # One field at a time.
 HYPOTHESES: dict[str, tuple[Any, ...]] = {
     "write_back": (False,),

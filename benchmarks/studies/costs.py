@@ -5,7 +5,7 @@ What models cost beside controls: training steps of a classifier, seconds a docu
 
     python -m benchmarks.studies.costs finetuning --models MODELS --compile none regions --output finetuning.jsonl
     python -m benchmarks.studies.costs encoding --ours base --control modernbert_768x22 --output encoding.jsonl
-    python -m benchmarks.studies.costs encoding --ours mini --control modernbert_256x6 --cpu --output cpu.jsonl
+    python -m benchmarks.studies.costs encoding --ours mini --control modernbert_256x9 --cpu --output cpu.jsonl
     python -m benchmarks.studies.costs longest --ours base --output longest.jsonl
 
 To be run alone on a machine. Those who are compared take turns, so that ratios are of what was measured side by side;

@@ -98,14 +98,13 @@ PRESETS: dict[str, dict[str, Any]] = {
         "hidden_size": 160,
         "num_hidden_layers": 2,
         "num_attention_heads": 5,
-        "num_decoder_layers": 2,
         "local_attention": 64,
         "decoder_window": 16,
         "vocab_size": 8192,
     },
-    "mini": {"hidden_size": 256, "num_hidden_layers": 6, "num_attention_heads": 2, "embedding_size": 128},
-    "small": {"hidden_size": 512, "num_hidden_layers": 10, "num_attention_heads": 4, "embedding_size": 256},
-    "base": {"hidden_size": 768, "num_hidden_layers": 14, "num_attention_heads": 6, "embedding_size": 512},
+    "mini": {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 2, "embedding_size": 128},
+    "small": {"hidden_size": 512, "num_hidden_layers": 6, "num_attention_heads": 4, "embedding_size": 256},
+    "base": {"hidden_size": 768, "num_hidden_layers": 10, "num_attention_heads": 6, "embedding_size": 512},
     # The plan's grid of token and concept widths (3.3), on the default design.
     "grid_512_512": {"hidden_size": 512, "num_hidden_layers": 6, "num_attention_heads": 8},
     "grid_128_512": {"hidden_size": 512, "num_hidden_layers": 6, "num_attention_heads": 8, "token_hidden_size": 128},
@@ -124,6 +123,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "read_every": 1,
         "write_back": False,
         "qk_norm": False,
+        "num_decoder_layers": 1,
         "decoder_query": "token+position",
         "decoder_tokens": "none",
         "masked_tokens": "mask",
@@ -175,9 +175,9 @@ class ConceptEncoderConfig(PreTrainedConfig):
         How tokens see their neighbours: `"local"` (layers of windowed self-attention), `"shifted"` (self-attention in
         blocks, shifted by half a block in every other layer), `"conv"` (depthwise convolution) or `"none"` (no token
         layers).
-    num_token_layers (`int`, *optional*, defaults to 2):
+    num_token_layers (`int`, *optional*, defaults to 1):
         Token layers before the first read.
-    num_interleaved_token_layers (`int`, *optional*, defaults to 1):
+    num_interleaved_token_layers (`int`, *optional*, defaults to 2):
         Token layers at the end of every stage of the core (a stage is one read and `read_every` concept layers).
     local_attention (`int`, *optional*, defaults to 128):
         Window of local attention in tokens: a token sees `local_attention // 2` visible neighbours on each side. The
@@ -209,8 +209,8 @@ class ConceptEncoderConfig(PreTrainedConfig):
         Probability that training keeps only a share of a row's concepts, drawn uniformly; every share keeps what
         smaller ones do (arXiv 1402.0915), so that one checkpoint serves several numbers of concepts.
     read_every (`int`, *optional*):
-        Concept layers per read of the tokens. Must divide `num_hidden_layers`, which is its default: concepts read the
-        tokens once, before all concept layers.
+        Concept layers per read of the tokens. Must divide `num_hidden_layers`. Defaults to half of it, for two reads
+        of the tokens, or to all of an odd number, for one.
     read_attention (`str`, *optional*, defaults to `"softmax"`):
         How concepts read tokens: `"softmax"` (attention) or `"slot"` (concepts compete for tokens, arXiv 2006.15055).
     share_reads (`bool`, *optional*, defaults to `False`):
@@ -227,7 +227,7 @@ class ConceptEncoderConfig(PreTrainedConfig):
         Whether tokens read the concepts at the end of every stage (BiXT, arXiv 2402.12138); zero at initialisation.
     qk_norm (`bool`, *optional*, defaults to `True`):
         Whether queries and keys are layer-normalised per head (ViT-22B, arXiv 2302.05442).
-    num_decoder_layers (`int`, *optional*, defaults to 1):
+    num_decoder_layers (`int`, *optional*, defaults to 2):
         Layers of the decoder.
     num_decoder_mixing_layers (`int`, *optional*, defaults to 0):
         Layers of local self-attention (window `local_attention`) among the decoded positions, behind the reads. Every
@@ -291,15 +291,15 @@ class ConceptEncoderConfig(PreTrainedConfig):
     token_hidden_size: int | None = None
     token_intermediate_size: int | None = None
     token_mixer: str = "local"
-    num_token_layers: int = 2
-    num_interleaved_token_layers: int = 1
+    num_token_layers: int = 1
+    num_interleaved_token_layers: int = 2
     local_attention: int = 128
     conv_kernel_size: int = 7
     num_funnel_stages: int = 0
 
     hidden_size: int = 512
     intermediate_size: int | None = None
-    num_hidden_layers: int = 10
+    num_hidden_layers: int = 6
     num_attention_heads: int = 4
     concept_init: str = "anchored"
     concept_positions: str | None = None
@@ -319,7 +319,7 @@ class ConceptEncoderConfig(PreTrainedConfig):
     write_back: bool = True
     qk_norm: bool = True
 
-    num_decoder_layers: int = 1
+    num_decoder_layers: int = 2
     num_decoder_mixing_layers: int = 0
     decoder_reads: str = "perceiver"
     decoder_query: str = "position"
@@ -341,7 +341,7 @@ class ConceptEncoderConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         self._default(token_hidden_size=self.hidden_size, intermediate_size=2 * self.hidden_size)
-        self._default(read_every=self.num_hidden_layers)
+        self._default(read_every=self.num_hidden_layers if self.num_hidden_layers % 2 else self.num_hidden_layers // 2)
         self._default(embedding_size=self.token_hidden_size, token_intermediate_size=2 * self.token_hidden_size)
         rotates = self.position_embedding == "rope" and self.concept_init == "anchored"
         self.concept_positions = self.concept_positions or ("rope" if rotates else "none")

@@ -48,12 +48,12 @@ def test_cost_grows_faster_below_the_number_of_concepts(config):
 
 
 def test_the_dense_formula_is_what_a_dense_encoder_counts(config):
-    # BERT's two-matrix MLP, half as wide again, is as dear as a gated one. 2 + 1 layers of tokens, 10 of concepts.
+    # BERT's two-matrix MLP, half as wide again, is as dear as a gated one. 1 + 2 x 2 layers of tokens, 6 of concepts.
     bert = BertConfig(
         vocab_size=99,
         hidden_size=config.hidden_size,
         intermediate_size=3 * config.intermediate_size // 2,
-        num_hidden_layers=13,
+        num_hidden_layers=11,
         num_attention_heads=4,
         max_position_embeddings=64,
     )

@@ -23,7 +23,7 @@ VOCABULARY = 99
 NARROW = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 48}
 TOY = {
     "mini": with_shape(CONTENDERS["mini"], **NARROW, num_hidden_layers=2, embedding_size=16),
-    "modernbert_256x6": with_shape(CONTENDERS["modernbert_256x6"], **NARROW, num_hidden_layers=3),
+    "modernbert_256x9": with_shape(CONTENDERS["modernbert_256x9"], **NARROW, num_hidden_layers=3),
     "longformer_768x12": CONTENDERS["longformer_768x12"],
 }
 FACTS = {
@@ -102,7 +102,7 @@ def test_cells_are_measured_beside_the_reference(options, tmp_path):
         (mode, variable, name)
         for variable in (False, True)
         for mode in ("train", "encode")
-        for name in ("modernbert_256x6", "mini")
+        for name in ("modernbert_256x9", "mini")
     ]
     assert not any(it["error"] for it in record["cells"])
     assert all(it["tokens"] == 128 and len(it["seconds"]) == 2 for it in record["cells"])
@@ -113,7 +113,7 @@ def test_cells_are_measured_beside_the_reference(options, tmp_path):
     assert not results.figures
     names = {"cpu_train_fixed", "cpu_train_variable", "cpu_encode_fixed", "cpu_encode_variable", "cpu_ceilings"}
     assert set(results.tables) == names
-    assert [row[0] for row in results.tables["cpu_train_fixed"].rows] == ["mini", "modernbert_256x6"]
+    assert [row[0] for row in results.tables["cpu_train_fixed"].rows] == ["mini", "modernbert_256x9"]
 
 
 def test_a_contender_that_fails_is_recorded_and_the_rest_goes_on(options, tmp_path):
@@ -153,7 +153,7 @@ def test_where_compiling_fails_the_cell_is_timed_without(monkeypatch):
 def test_regions_of_a_model_are_compiled(monkeypatch):
     compiled = []
     monkeypatch.setattr(torch.nn.Module, "compile", lambda module, **options: compiled.append(type(module).__name__))
-    for name in ("mini", "modernbert_256x6"):
+    for name in ("mini", "modernbert_256x9"):
         cells.compile_model(TOY[name].build("sdpa", 64, "train"), TOY[name], "regions")
     assert compiled.count("ModernBertEncoderLayer") == 3
     assert compiled.count("PredictionLoss") == 1

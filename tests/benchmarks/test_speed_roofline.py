@@ -19,7 +19,7 @@ VOCABULARY = 99
 NARROW = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_attention_heads": 4, "embedding_size": 16}
 TOY = {
     "mini": with_shape(CONTENDERS["mini"], **NARROW, num_hidden_layers=2),
-    "bert_256x4": CONTENDERS["bert_256x4"],
+    "bert_256x6": CONTENDERS["bert_256x6"],
 }
 
 
@@ -96,8 +96,8 @@ def test_encoding_is_profiled_too(tmp_path):
 
 
 def test_kernels_of_others_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="'bert_256x4' is none of our models"):
-        measured("kernels", tmp_path, contender="bert_256x4")
+    with pytest.raises(ValueError, match="'bert_256x6' is none of our models"):
+        measured("kernels", tmp_path, contender="bert_256x6")
 
 
 @pytest.mark.parametrize(

@@ -179,7 +179,7 @@ def test_costs_are_measured_and_collected(tmp_path, monkeypatch):
     names = ["--models", str(models), "--names", "ours", "other", "--shapes", "2x16"]
     names += ["--compile", "none", "regions"]
     costs.main(["finetuning", *names, *quick, "--output", str(files[0])])
-    shape = ["--ours", "mini", "--control", "modernbert_256x6", "--length", "64", "--cpu"]
+    shape = ["--ours", "mini", "--control", "modernbert_256x9", "--length", "64", "--cpu"]
     costs.main(["encoding", *shape, *quick, "--output", str(files[1])])
     costs.main(["longest", "--ours", "mini", "--lengths", "256", "512", "--chunk", "128", "--output", str(files[2])])
     records = read_records(files)

@@ -77,7 +77,7 @@ def test_a_mistyped_override_of_a_preset_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("preset", "millions"), [("nano", 3.6), ("mini", 11), ("small", 48), ("base", 130), ("perceiver_v1", 45)]
+    ("preset", "millions"), [("nano", 4.3), ("mini", 13), ("small", 48), ("base", 130), ("perceiver_v1", 45)]
 )
 def test_presets_have_their_size(preset, millions):
     with torch.device("meta"):
@@ -85,10 +85,10 @@ def test_presets_have_their_size(preset, millions):
     assert model.num_parameters() == pytest.approx(millions * 1e6, rel=0.05)
 
 
-@pytest.mark.parametrize("layers", [1, 6])
-def test_tokens_are_read_once_unless_it_is_said(layers):
-    config = ConceptEncoderConfig(num_hidden_layers=layers)
-    assert (config.read_every, config.num_stages) == (layers, 1)
+@pytest.mark.parametrize(("layers", "reads"), [(1, 1), (3, 1), (2, 2), (6, 2)])
+def test_tokens_are_read_twice_where_layers_can_be_halved(layers, reads):
+    assert ConceptEncoderConfig(num_hidden_layers=layers).num_stages == reads
+    assert ConceptEncoderConfig(num_hidden_layers=6, read_every=6).num_stages == 1
     assert ConceptEncoderConfig(num_hidden_layers=6, read_every=2).num_stages == 3
 
 

@@ -53,12 +53,12 @@ def test_the_same_configuration_takes_everything_silently(checkpoint, report):
 
 def test_another_variant_takes_what_it_shares_and_names_the_rest(checkpoint, report):
     original = ConceptEncoderForMaskedLM.from_pretrained(checkpoint[0]).state_dict()
-    model = start(checkpoint, "num_decoder_layers=2,write_back=false")
-    assert len(model.decoder.concept_reads) == 2
+    model = start(checkpoint, "num_decoder_layers=3,write_back=false")
+    assert len(model.decoder.concept_reads) == 3
     assert len(model.model.writes) == 0
     shared = {name for name in model.state_dict() if name in original}
     assert all(torch.equal(model.state_dict()[name], original[name]) for name in shared)
-    assert re.search(r"decoder\.concept_reads\.1\.\S+ +\| MISSING", report.text)
+    assert re.search(r"decoder\.concept_reads\.2\.\S+ +\| MISSING", report.text)
     assert re.search(r"model\.writes\.\S+ \S+ +\| UNEXPECTED", report.text)
 
 
