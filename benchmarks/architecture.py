@@ -85,7 +85,7 @@ SWITCHES = (
     Switch("write_back", False, "tokens do not read concepts", "against BiXT, 2402.12138"),
     Switch("num_iterations", 2, "the core runs twice", "recurrent depth, 2502.05171"),
     Switch("qk_norm", False, "queries and keys are not normalised", "against ViT-22B, 2302.05442"),
-    Switch("num_decoder_layers", 2, "a deeper decoder"),
+    Switch("num_decoder_layers", 1, "a single layer in the decoder"),
     Switch("num_decoder_mixing_layers", 2, "decoded positions see their neighbours"),
     Switch("decoder_query", "position", "a query is its position"),
     Switch("decoder_query", "token+position", "a query holds the word at its position", "the plan, 3.1"),
