@@ -121,18 +121,17 @@ class MixtureSampler(torch.utils.data.Sampler[Visit]):
     Args:
         dataset: what is sampled, and where the epoch is kept.
         seed: another seed, other orders.
-        num_visits: in the whole run, of which each stage of the curriculum gets an equal part.
+        starts: first visit of each stage of the curriculum.
 
     Raises:
         ValueError: a weight so small that its source gives no row.
     """
 
-    def __init__(self, dataset: MixtureDataset, seed: int, num_visits: int = 0) -> None:
+    def __init__(self, dataset: MixtureDataset, seed: int, starts: Sequence[int] = (0,)) -> None:
         self.dataset = dataset
         self.seed = seed
         self.counts = [_shares(sizes, dataset.weights) for sizes in dataset.sizes]
-        stages = dataset.num_stages
-        self.starts = [stage * num_visits // stages for stage in range(stages)]
+        self.starts = starts
         # Two blocks: one is left while the next is entered.
         self._block = lru_cache(maxsize=2)(self._draw_block)
 

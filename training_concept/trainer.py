@@ -290,10 +290,19 @@ class ConceptTrainer(CompilingTrainer):
         dataset = self.train_dataset if train_dataset is None else train_dataset
         if self.args.train_sampling_strategy != "random" or not isinstance(dataset, MixtureDataset):
             return super()._get_train_sampler(train_dataset)
-        rows_per_step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        return MixtureSampler(dataset, self.args.data_seed_or_seed, self._stage_starts(dataset))
+
+    def _stage_starts(self, dataset: MixtureDataset) -> list[int]:
+        """First visit of each stage, an equal part of the steps, of which the last of an epoch may be small."""
+        rows_per_batch = self.args.train_batch_size * self.args.world_size
+        whole = math.floor if self.args.dataloader_drop_last else math.ceil
+        batches = whole(len(dataset) / rows_per_batch)
+        steps_per_epoch = max(math.ceil(batches / self.args.gradient_accumulation_steps), 1)
         steps = self.args.max_steps
-        num_visits = steps * rows_per_step if steps > 0 else math.ceil(self.args.num_train_epochs * len(dataset))
-        return MixtureSampler(dataset, self.args.data_seed_or_seed, num_visits)
+        steps = steps if steps > 0 else math.ceil(self.args.num_train_epochs * steps_per_epoch)
+        starts = [divmod(stage * steps // dataset.num_stages, steps_per_epoch) for stage in range(dataset.num_stages)]
+        rows_per_step = rows_per_batch * self.args.gradient_accumulation_steps
+        return [epoch * len(dataset) + step * rows_per_step for epoch, step in starts]
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
         """As without losses of other kinds; weights that are learned between these are a group that does not decay."""

@@ -206,6 +206,16 @@ def test_the_masking_rate_can_change_in_mid_training(tmp_path, monkeypatch):
     assert counts[4:] == [[16] * 5, [16], [16] * 5, [16] * 5]
 
 
+@pytest.mark.parametrize("drops_last", [False, True])
+def test_stages_have_equal_parts_of_the_steps_where_epochs_end_in_small_ones(tmp_path, monkeypatch, drops_last):
+    batches = record_batches(monkeypatch)
+    shape = {"per_device_train_batch_size": 10, "gradient_accumulation_steps": 2, "dataloader_drop_last": drops_last}
+    train(tmp_path, mlm_probability_schedule=[0.1, 0.2, 0.4, 0.6], max_steps=8, do_eval=False, **shape)
+    counts = [set((batch["labels"] != -100).sum(1).tolist()) for batch in batches]
+    # Two steps a stage: of 10 + 10 and of 6 rows, or two of 10 + 10.
+    assert counts == [{count} for count in (6, 13, 26, 38) for _ in range(4 if drops_last else 3)]
+
+
 def test_samples_are_limited(tmp_path):
     train(tmp_path, max_train_samples=5, max_eval_samples=2, max_steps=-1, num_train_epochs=1, do_eval=False)
     assert len(logged(tmp_path / "out")) == 1
