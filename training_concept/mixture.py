@@ -112,7 +112,8 @@ class MixtureSampler(torch.utils.data.Sampler[Visit]):
     An epoch has as many visits as there are rows in all. In every epoch a source gives the same number of them, its
     share by weight (by largest remainder), or without weights its size. Each source is passed over again and again,
     across epochs, every pass in another order; how the sources take turns in an epoch is shuffled as well. With a
-    curriculum of longest documents, passes start anew where another packing begins.
+    curriculum of longest documents, a new pass starts where another packing begins. It counts as one more, since a row
+    of short documents can be the same in both.
 
     accelerate tells a sampler or a dataset of a new epoch, depending on how many batch samplers it has wrapped
     (one for several processes, one to resume in mid-epoch). A sampler that passes the epoch on to the dataset, and
@@ -132,6 +133,9 @@ class MixtureSampler(torch.utils.data.Sampler[Visit]):
         self.seed = seed
         self.counts = [_shares(sizes, dataset.weights) for sizes in dataset.sizes]
         self.starts = starts
+        # First visit of each packing, and the number of each source's first pass over it.
+        self.begins = list(starts)[:: dataset.num_stages // len(dataset.rows)]
+        self.first_passes = self._count_passes()
         # Two blocks: one is left while the next is entered.
         self._block = lru_cache(maxsize=2)(self._draw_block)
 
@@ -151,10 +155,18 @@ class MixtureSampler(torch.utils.data.Sampler[Visit]):
         """The visit with this number in the run."""
         stage = max(stage for stage, start in enumerate(self.starts) if start <= number)
         packing = self.dataset.packing_of(stage)
-        start = next(start for stage, start in enumerate(self.starts) if self.dataset.packing_of(stage) == packing)
-        block, place = divmod(number - start, len(self.dataset.rows[packing]))
+        block, place = divmod(number - self.begins[packing], len(self.dataset.rows[packing]))
         rows, epochs = self._block(packing, block)
         return Visit(int(rows[place]), int(epochs[place]), stage)
+
+    def _count_passes(self) -> np.ndarray:
+        """How many passes over each source are begun before each packing, at most: int64 [packings, sources]."""
+        passes = [np.zeros(len(self.counts[0]), dtype=np.int64)]
+        for packing, visits in enumerate(np.diff(self.begins)):
+            sizes, counts = list(self.dataset.sizes[packing].values()), np.array(self.counts[packing])
+            blocks = -(-visits // sum(sizes))
+            passes.append(passes[-1] - (-blocks * counts // sizes))
+        return np.stack(passes)
 
     def _draw_block(self, packing: int, block: int) -> tuple[np.ndarray, np.ndarray]:
         """Rows and epochs of as many visits as a packing has rows, [n] each."""
@@ -165,13 +177,15 @@ class MixtureSampler(torch.utils.data.Sampler[Visit]):
         epochs = np.empty_like(rows)
         firsts = np.cumsum(sizes) - sizes
         for source, (size, share) in enumerate(zip(sizes, counts, strict=True)):
-            numbers, passes = self._draw(source, block, size, share)
+            first_pass = int(self.first_passes[packing][source])
+            numbers, passes = self._draw(source, block, size, share, first_pass)
             rows[turns == source], epochs[turns == source] = numbers + firsts[source], passes
         return rows, epochs
 
-    def _draw(self, source: int, block: int, size: int, share: int) -> tuple[np.ndarray, np.ndarray]:
+    def _draw(self, source: int, block: int, size: int, share: int, first_pass: int) -> tuple[np.ndarray, np.ndarray]:
         """The part of a source's passes that a block takes: rows of the source, and passes before; [share] each."""
         passes, places = np.divmod(np.arange(block * share, (block + 1) * share), size)
+        passes += first_pass
         rows: np.ndarray = np.empty(share, dtype=np.int64)
         for number in np.unique(passes):
             # Zeros at the end of a seed change nothing: a single source is shuffled as it would be on its own.

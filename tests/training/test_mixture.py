@@ -147,16 +147,25 @@ def test_stages_begin_where_they_are_told_to_across_epochs() -> None:
     assert [visit.row for visit in drawn] == [visit.row for epoch in plain for visit in epoch]
 
 
-def test_another_packing_starts_its_passes_anew() -> None:
+def test_another_packing_starts_a_new_pass() -> None:
     packings = [{"a": numbered(8), "b": numbered(4)}, {"a": numbered(5), "b": numbered(2)}]
     dataset = MixtureDataset(packings, num_stages=4)
     drawn = [visit for epoch in visits(MixtureSampler(dataset, seed=0, starts=[0, 15, 30, 45]), 9) for visit in epoch]
     first, second = drawn[:30], drawn[30:]
     assert [visit.stage for visit in drawn[:60]] == [stage for stage in range(4) for _ in range(15)]
-    for part, size in ((first, 12), (second, 7)):
-        for number, start in enumerate(range(0, len(part) - size, size)):
+    for part, size, first_pass in ((first, 12, 0), (second, 7, 3)):
+        for number, start in enumerate(range(0, len(part) - size, size), start=first_pass):
             assert sorted(visit.row for visit in part[start : start + size]) == list(range(size))
             assert {visit.epoch for visit in part[start : start + size]} == {number}
+
+
+@pytest.mark.parametrize("weights", [None, {"a": 1, "b": 3}])
+def test_a_row_that_is_in_two_packings_gets_another_mask_in_each(weights: dict[str, float] | None) -> None:
+    sources = {"a": numbered(8), "b": numbered(4)}
+    dataset = MixtureDataset([sources, sources], weights, num_stages=2)
+    drawn = [visit for epoch in visits(MixtureSampler(dataset, seed=0, starts=[0, 20]), 4) for visit in epoch]
+    assert {visit.stage for visit in drawn} == {0, 1}
+    assert set(Counter((visit.row, visit.epoch) for visit in drawn).values()) == {1}
 
 
 # Loaders
