@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from torch.distributed.fsdp import MixedPrecisionPolicy
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, SequentialSampler
 from transformers import EvalPrediction, PreTrainedModel, TrainingArguments
 
 from modeling_concept.losses import IGNORED, labels_at, mean_cross_entropy
@@ -291,6 +291,12 @@ class ConceptTrainer(CompilingTrainer):
         if self.args.train_sampling_strategy != "random" or not isinstance(dataset, MixtureDataset):
             return super()._get_train_sampler(train_dataset)
         return MixtureSampler(dataset, self.args.data_seed_or_seed, self._stage_starts(dataset))
+
+    def _get_eval_sampler(self, eval_dataset: Dataset) -> Sampler | None:
+        if isinstance(eval_dataset, MixtureDataset) and len(eval_dataset.sizes[-1]) > 1:
+            # Stock groups these rows by length, too, if it does so in training; sources are told apart by their order.
+            return SequentialSampler(eval_dataset)
+        return super()._get_eval_sampler(eval_dataset)
 
     def _stage_starts(self, dataset: MixtureDataset) -> list[int]:
         """First visit of each stage, an equal part of the steps, of which the last of an epoch may be small."""

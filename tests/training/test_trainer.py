@@ -63,11 +63,12 @@ def test_evaluation_averages_over_masked_tokens_for_every_batch_size(tmp_path, t
         assert figure["eval_perplexity"] == pytest.approx(loss.exp().item(), rel=1e-4)
 
 
+@pytest.mark.parametrize("strategy", ["random", "group_by_length"])
 @pytest.mark.parametrize("batch_size", [2, 64])
-def test_every_source_of_a_mixture_has_its_loss(tmp_path, tokenizer, batch_size):
+def test_every_source_of_a_mixture_has_its_loss(tmp_path, tokenizer, batch_size, strategy):
     model = build("concept_encoder")
     sources = {"first": rows(5, shortest=6, longest=40), "second": rows(3, shortest=10, longest=20)}
-    settings = {"per_device_eval_batch_size": batch_size}
+    settings = {"per_device_eval_batch_size": batch_size, "train_sampling_strategy": strategy}
     alone = {name: trainer(model, tmp_path, tokenizer, data, **settings).evaluate() for name, data in sources.items()}
     together = trainer(model, tmp_path, tokenizer, sources["first"], **settings)
     together.eval_dataset = MixtureDataset([sources])
