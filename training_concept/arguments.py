@@ -281,6 +281,8 @@ class DataArguments:
         for name in ("max_train_samples", "max_eval_samples"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"--{name} {value} must be at least 1.")
+        if self.shuffle_buffer_size is not None and self.shuffle_buffer_size < 0:
+            raise ValueError(f"--shuffle_buffer_size {self.shuffle_buffer_size} must not be negative.")
 
     def buffer_size(self, length: int) -> int:
         """Rows in the shuffle buffer, if these have `length` tokens."""

@@ -63,6 +63,7 @@ def write(path: Path, content: bytes) -> str:
         ({"max_train_samples": 0}, "--max_train_samples 0 must be at least 1"),
         ({"max_eval_samples": -1}, "--max_eval_samples -1 must be at least 1"),
         ({"streaming": True, "max_steps": None}, "max_steps has to be specified"),
+        ({"streaming": True, "shuffle_buffer_size": -1}, "--shuffle_buffer_size -1 must not be negative"),
         ({"per_device_train_batch_size": 30, "torch_compile": True}, "26 rows, too few for one full batch of 30"),
         (BERT | {"preset": None, "packing": "documents"}, "use --packing stream"),
         ({"packing": "rows"}, "--packing rows is not one of documents, stream"),
