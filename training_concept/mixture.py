@@ -56,6 +56,10 @@ class MixtureDataset(torch.utils.data.Dataset):
 
     Attributes:
         sizes: number of rows by source, for each packing.
+        counts: how many rows each source gives in an epoch, for each packing.
+
+    Raises:
+        ValueError: a weight so small that its source gives no row.
     """
 
     def __init__(
@@ -66,6 +70,7 @@ class MixtureDataset(torch.utils.data.Dataset):
     ) -> None:
         self.weights = weights
         self.sizes = [{label: len(rows) for label, rows in sources.items()} for sources in packings]
+        self.counts = [_shares(sizes, weights) for sizes in self.sizes]
         self.rows = [concatenate_datasets(list(sources.values())).with_format("arrow") for sources in packings]
         self.num_stages = num_stages
         # In shared memory, so that workers which outlive an epoch see it change.
@@ -123,15 +128,11 @@ class MixtureSampler(torch.utils.data.Sampler[Visit]):
         dataset: what is sampled, and where the epoch is kept.
         seed: another seed, other orders.
         starts: first visit of each stage of the curriculum.
-
-    Raises:
-        ValueError: a weight so small that its source gives no row.
     """
 
     def __init__(self, dataset: MixtureDataset, seed: int, starts: Sequence[int] = (0,)) -> None:
         self.dataset = dataset
         self.seed = seed
-        self.counts = [_shares(sizes, dataset.weights) for sizes in dataset.sizes]
         self.starts = starts
         # First visit of each packing, and the number of each source's first pass over it.
         self.begins = list(starts)[:: dataset.num_stages // len(dataset.rows)]
@@ -161,16 +162,16 @@ class MixtureSampler(torch.utils.data.Sampler[Visit]):
 
     def _count_passes(self) -> np.ndarray:
         """How many passes over each source are begun before each packing, at most: int64 [packings, sources]."""
-        passes = [np.zeros(len(self.counts[0]), dtype=np.int64)]
+        passes = [np.zeros(len(self.dataset.counts[0]), dtype=np.int64)]
         for packing, visits in enumerate(np.diff(self.begins)):
-            sizes, counts = list(self.dataset.sizes[packing].values()), np.array(self.counts[packing])
+            sizes, counts = list(self.dataset.sizes[packing].values()), np.array(self.dataset.counts[packing])
             blocks = -(-visits // sum(sizes))
             passes.append(passes[-1] - (-blocks * counts // sizes))
         return np.stack(passes)
 
     def _draw_block(self, packing: int, block: int) -> tuple[np.ndarray, np.ndarray]:
         """Rows and epochs of as many visits as a packing has rows, [n] each."""
-        sizes, counts = list(self.dataset.sizes[packing].values()), self.counts[packing]
+        sizes, counts = list(self.dataset.sizes[packing].values()), self.dataset.counts[packing]
         turns: np.ndarray = np.repeat(np.arange(len(sizes)), counts)
         np.random.default_rng((self.seed, block)).shuffle(turns)
         rows: np.ndarray = np.empty(len(turns), dtype=np.int64)

@@ -12,7 +12,7 @@ import pytest
 
 import run_mlm
 from evaluation_concept.errors import exit_code
-from tests.training.tiny_run import BERT, arguments, settings, train
+from tests.training.tiny_run import BERT, arguments, settings, train, write_text
 
 ROOT = Path(__file__).parents[2]
 PERCEIVER = {
@@ -103,6 +103,15 @@ def write(path: Path, content: bytes) -> str:
 def test_one_error_says_what_is_wrong_and_nothing_is_written(tmp_path, change, message):
     with pytest.raises((ValueError, OSError), match=message):
         train(tmp_path, **change)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_weight_that_gives_no_row_is_named_and_nothing_is_written(tmp_path):
+    sources = {name: {"path": str(write_text(tmp_path / f"{name}.txt", 20)), "weight": 1} for name in ("a", "b")}
+    sources["a"]["weight"] = 1_000_000
+    (tmp_path / "recipe.yaml").write_text(json.dumps({"sources": sources}))
+    with pytest.raises(ValueError, match="the weight of source b is so small"):
+        train(tmp_path, train_file=None, validation_file=None, data_recipe=str(tmp_path / "recipe.yaml"))
     assert not (tmp_path / "out").exists()
 
 
