@@ -67,6 +67,8 @@ def main(arguments: Sequence[str]) -> dict[str, float]:
     if not training_args.do_train:
         check_results_folder(Path(training_args.output_dir), description, model_args.model_name_or_path)
     recipe = recipe_from_arguments(data_args)
+    if recipe.streaming and training_args.do_train and data_args.max_train_samples is None:
+        _check_stream(data_args, training_args)
     documents, tokenizer = _load_texts(recipe, model_args, data_args, training_args)
     assert data_args.max_seq_length  # which texts and tokenizer have decided
     check_length(config, data_args.max_seq_length)
@@ -105,6 +107,14 @@ def main(arguments: Sequence[str]) -> dict[str, float]:
     return metrics
 
 
+def _check_stream(data_args: DataArguments, training_args: ConceptTrainingArguments) -> None:
+    """Refuse what needs the length of a stream, before any of it is read: evaluation may read hours of it."""
+    if training_args.max_steps <= 0:
+        raise ValueError("A stream needs --max_steps, since its length is not known.")
+    if data_args.mlm_probability_schedule:
+        raise ValueError("--mlm_probability_schedule is not for streams, whose length is not known.")
+
+
 def _load_texts(
     recipe: DataRecipe, model_args: ModelArguments, data_args: DataArguments, training_args: ConceptTrainingArguments
 ) -> tuple[dict[str, dict[str, AnyDataset]], PreTrainedTokenizerBase]:
@@ -134,8 +144,6 @@ def _build_trainer(
     seed = training_args.data_seed_or_seed
     train: MixtureDataset | MixtureStream | None = None
     if training_args.do_train and rows.streams:
-        if data_args.mlm_probability_schedule:
-            raise ValueError("--mlm_probability_schedule is not for streams, whose length is not known.")
         train = MixtureStream(rows.train[0], recipe.weights, seed, data_args.buffer_size(rows.format.length))
     elif training_args.do_train:
         train = MixtureDataset(rows.train, recipe.weights, len(rates))

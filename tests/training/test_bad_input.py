@@ -62,7 +62,6 @@ def write(path: Path, content: bytes) -> str:
         ),
         ({"max_train_samples": 0}, "--max_train_samples 0 must be at least 1"),
         ({"max_eval_samples": -1}, "--max_eval_samples -1 must be at least 1"),
-        ({"streaming": True, "max_steps": None}, "max_steps has to be specified"),
         ({"streaming": True, "shuffle_buffer_size": -1}, "--shuffle_buffer_size -1 must not be negative"),
         ({"per_device_train_batch_size": 30, "torch_compile": True}, "26 rows, too few for one full batch of 30"),
         (BERT | {"preset": None, "packing": "documents"}, "use --packing stream"),
@@ -74,7 +73,6 @@ def write(path: Path, content: bytes) -> str:
             {"mlm_probability_schedule": [0.5, 0.3], "train_sampling_strategy": "sequential"},
             "--train_sampling_strategy sequential takes no notice of weights of sources and of schedules",
         ),
-        ({"mlm_probability_schedule": [0.5, 0.3], "streaming": True}, "--mlm_probability_schedule is not for streams"),
         ({"document_length_schedule": [16, 64]}, "--document_length_schedule 16 64 is for packed documents"),
         ({"packing": None, "document_length_schedule": [16, 65]}, "must lie between 3 and --max_seq_length 64"),
         ({"data_recipe": "nowhere.yaml"}, "--data_recipe and --train_file exclude each other"),
@@ -103,6 +101,20 @@ def write(path: Path, content: bytes) -> str:
 def test_one_error_says_what_is_wrong_and_nothing_is_written(tmp_path, change, message):
     with pytest.raises((ValueError, OSError), match=message):
         train(tmp_path, **change)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"max_steps": None}, "A stream needs --max_steps"),
+        ({"mlm_probability_schedule": [0.5, 0.3]}, "--mlm_probability_schedule is not for streams"),
+    ],
+)
+def test_what_no_stream_can_do_is_refused_before_any_of_it_is_read(tmp_path, monkeypatch, change, message):
+    monkeypatch.setattr("training_concept.sources.load_dataset", lambda *_, **__: pytest.fail("read"))
+    with pytest.raises(ValueError, match=message):
+        train(tmp_path, streaming=True, **change)
     assert not (tmp_path / "out").exists()
 
 
