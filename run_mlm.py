@@ -43,7 +43,7 @@ from training_concept.run import (
     write_results,
 )
 from training_concept.sources import AnyDataset
-from training_concept.trainer import ConceptTrainer, takes_documents
+from training_concept.trainer import ConceptTrainer, decodes_positions, takes_documents
 from training_concept.warmup import warm_up
 
 
@@ -147,8 +147,7 @@ def _build_trainer(
         train = MixtureStream(rows.train[0], recipe.weights, seed, data_args.buffer_size(rows.format.length))
     elif training_args.do_train:
         train = MixtureDataset(rows.train, recipe.weights, len(rates))
-    vocab_size = len(model.get_input_embeddings().weight)
-    collator: MaskingCollator | EvenCollator = _build_collator(tokenizer, rows, rates, data_args, seed, vocab_size)
+    collator: MaskingCollator | EvenCollator = _build_collator(tokenizer, rows, rates, data_args, seed, model)
     if rows.streams and training_args.world_size > 1:
         collator = EvenCollator(collator, tokenizer.pad_token_id)
     return ConceptTrainer(
@@ -167,7 +166,7 @@ def _build_collator(
     rates: list[float],
     data_args: DataArguments,
     seed: int,
-    vocab_size: int,
+    model: PreTrainedModel,
 ) -> MaskingCollator:
     return build_collator(
         tokenizer,
@@ -177,7 +176,8 @@ def _build_collator(
         # Lines keep batches as short as they are, unless batches have to fit together.
         length=None if data_args.line_by_line and not rows.streams else rows.format.length,
         max_documents=rows.format.max_documents,
-        vocab_size=vocab_size,
+        vocab_size=len(model.get_input_embeddings().weight),
+        gives_positions=decodes_positions(model),
     )
 
 

@@ -51,6 +51,8 @@ class MaskingCollator(RowCollator):
             batches have the same shapes.
         max_documents: columns of `document_lengths`; by default as many as the batch needs.
         vocab_size: token ids of the model, if it has more than the tokenizer.
+        gives_positions: whether batches have `masked_positions`, for which N may have to be raised. Models that take
+            none may take no more tokens than N either.
         span_distribution: lengths of spans, `geometric` (SpanBERT) or `uniform`.
         span_success_probability: p of the geometric distribution.
         min_span_length: shortest span.
@@ -76,6 +78,7 @@ class MaskingCollator(RowCollator):
         max_documents: int | None = None,
         vocab_size: int | None = None,
         *,
+        gives_positions: bool = True,
         span_distribution: str = "geometric",
         span_success_probability: float = 0.2,
         min_span_length: int = 1,
@@ -89,6 +92,7 @@ class MaskingCollator(RowCollator):
         self.rates = checked_rates("mlm_probability", mlm_probability)
         self.mask_replace_prob = mask_replace_prob
         self.masks_all = mask_replace_prob == 1
+        self.gives_positions = gives_positions and self.masks_all
         self.random_replace_prob = random_replace_prob
         self.mask_token_id = tokenizer.mask_token_id
         # Random replacements are words of the tokenizer, never the spare ids of a larger embedding table.
@@ -113,9 +117,9 @@ class MaskingCollator(RowCollator):
 
         Returns:
             `input_ids` [B, N]; `labels` [B, N], -100 where nothing is to be predicted; `masked_positions`
-            [B, K], ascending, -1 behind the last of a row with fewer (only if every predicted token became the
-            mask token; then at most N - K tokens of a row are visible, for which N is raised if some row has too
-            few tokens to mask); `attention_mask` [B, N] if any row is padded, or for packed rows
+            [B, K], ascending, -1 behind the last of a row with fewer (if wanted, and only if every predicted token
+            became the mask token; then at most N - K tokens of a row are visible, for which N is raised if some row
+            has too few tokens to mask); `attention_mask` [B, N] if any row is padded, or for packed rows
             `document_lengths` [B, D], 0 behind a row's last. All int64.
 
         Raises:
@@ -128,7 +132,7 @@ class MaskingCollator(RowCollator):
         rates = [self._rate(row) for row in rows]
         counts = self._counts(ids, rates)
         width = self._width(counts, rates)
-        if self.masks_all:
+        if self.gives_positions:
             ids = self._widen(ids, counts, width)
         drawn = [self._draw(*row) for row in zip(rows, ids, counts.tolist(), strict=True)]
         members: np.ndarray = np.repeat(np.arange(len(ids)), counts)
@@ -142,7 +146,7 @@ class MaskingCollator(RowCollator):
             batch["document_lengths"] = documents
         elif not attended.all():
             batch["attention_mask"] = attended.astype(np.int64)
-        if self.masks_all:
+        if self.gives_positions:
             batch["masked_positions"] = _columns(places, counts, width)
         return {name: torch.from_numpy(values) for name, values in batch.items()}
 

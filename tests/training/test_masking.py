@@ -154,7 +154,10 @@ def test_a_row_that_does_not_fit_widens_its_batch(tokenizer: PreTrainedTokenizer
     assert batch["input_ids"].shape == (2, 64 + 19)
     assert batch["masked_positions"].shape == (2, 19)
     # Without masked positions nothing has to leave the sequence.
-    assert MaskingCollator(tokenizer, length=64, mask_replace_prob=0.9)([bare])["input_ids"].shape == (1, 64)
+    for options in ({"mask_replace_prob": 0.9}, {"gives_positions": False}):
+        batch = MaskingCollator(tokenizer, length=64, **options)([bare])
+        assert batch["input_ids"].shape == (1, 64)
+        assert "masked_positions" not in batch
 
 
 def test_rows_longer_than_the_length_are_refused(tokenizer: PreTrainedTokenizerFast) -> None:

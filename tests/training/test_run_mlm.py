@@ -171,6 +171,16 @@ def test_a_stock_model_gets_rows_without_documents(tmp_path, monkeypatch):
     assert all("document_lengths" not in batch for batch in batches)
 
 
+def test_a_stock_model_of_bounded_length_gets_no_row_that_is_longer(tmp_path, monkeypatch):
+    batches = record_batches(monkeypatch)
+    # Every other token is a separator, which is never masked.
+    (tmp_path / "letters.txt").write_text("a\n" * 400)
+    letters = {"train_file": str(tmp_path / "letters.txt"), "mlm_probability": 0.7}
+    train(tmp_path, "bert", max_steps=1, do_eval=False, **letters)
+    assert batches[0]["input_ids"].shape == (5, 64)
+    assert set((batches[0]["labels"] != -100).sum(1).tolist()) <= {31, 32}
+
+
 @pytest.mark.parametrize("streaming", [False, True])
 def test_a_recipe_mixes_sources_that_are_evaluated_one_by_one(tmp_path, streaming):
     for seed, name in enumerate("ab"):
