@@ -23,8 +23,9 @@ import numpy as np
 import pyarrow as pa
 import torch
 from datasets import Dataset, concatenate_datasets
+from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from training_concept.rows import RowStream, list_values
+from training_concept.rows import RowStream, list_lengths, list_values
 
 logger = logging.getLogger(__name__)
 
@@ -162,7 +163,7 @@ class MixtureSampler(torch.utils.data.Sampler[Visit]):
 
     def _count_passes(self) -> np.ndarray:
         """How many passes over each source are begun before each packing, at most: int64 [packings, sources]."""
-        passes = [np.zeros(len(self.dataset.counts[0]), dtype=np.int64)]
+        passes: list[np.ndarray] = [np.zeros(len(self.dataset.counts[0]), dtype=np.int64)]
         for packing, visits in enumerate(np.diff(self.begins)):
             sizes, counts = list(self.dataset.sizes[packing].values()), np.array(self.dataset.counts[packing])
             blocks = -(-visits // sum(sizes))
@@ -193,6 +194,31 @@ class MixtureSampler(torch.utils.data.Sampler[Visit]):
             order = np.random.default_rng((self.seed, int(number), source)).permutation(size)
             rows[passes == number] = order[places[passes == number]]
         return rows, passes
+
+
+class GroupedSampler(LengthGroupedSampler):
+    """Stock's grouping by length, in an order that follows from the seed and the epoch (see `MixtureSampler`).
+
+    Stock draws it from the global state, which is another one after an interruption.
+
+    Args:
+        dataset: what is sampled, and where the epoch is kept.
+        seed: another seed, other orders.
+        batch_size: rows that are of roughly the same length.
+    """
+
+    def __init__(self, dataset: MixtureDataset, seed: int, batch_size: int) -> None:
+        super().__init__(batch_size, lengths=list_lengths(dataset.rows[-1]).tolist(), generator=torch.Generator())
+        self.dataset = dataset
+        self.seed = seed
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by `accelerate` when an epoch begins."""
+        self.dataset.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[int]:
+        self.generator.manual_seed(int(np.random.default_rng((self.seed, self.dataset.epoch)).integers(2**63)))
+        return super().__iter__()
 
 
 def _shares(sizes: Mapping[str, int], weights: Mapping[str, float] | None) -> list[int]:

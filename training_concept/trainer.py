@@ -23,7 +23,7 @@ from modeling_concept.losses import IGNORED, labels_at, mean_cross_entropy
 from training_concept.arguments import ConceptTrainingArguments
 from training_concept.combination import LossCombination, check_losses, count_calls, is_combined, load_weighting
 from training_concept.compilation import CompilingTrainer, batch_length
-from training_concept.mixture import MixtureDataset, MixtureSampler
+from training_concept.mixture import GroupedSampler, MixtureDataset, MixtureSampler
 from training_concept.throughput import TRAINING_PASSES, ThroughputMeter, count_forward_flops
 
 logger = logging.getLogger(__name__)
@@ -288,7 +288,11 @@ class ConceptTrainer(CompilingTrainer):
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
         dataset = self.train_dataset if train_dataset is None else train_dataset
-        if self.args.train_sampling_strategy != "random" or not isinstance(dataset, MixtureDataset):
+        strategy = self.args.train_sampling_strategy
+        if isinstance(dataset, MixtureDataset) and strategy == "group_by_length":
+            rows_per_step = self.args.train_batch_size * self.args.gradient_accumulation_steps
+            return GroupedSampler(dataset, self.args.data_seed_or_seed, rows_per_step)
+        if strategy != "random" or not isinstance(dataset, MixtureDataset):
             return super()._get_train_sampler(train_dataset)
         return MixtureSampler(dataset, self.args.data_seed_or_seed, self._stage_starts(dataset))
 

@@ -145,6 +145,10 @@ DATA = {
         "packing": "documents", "mixture": False,
         "mlm_probability_schedule": [0.5, 0.3], "document_length_schedule": [16, 32, 64],
     },
+    "rows by length": {
+        "packing": None, "line_by_line": True, "max_seq_length": 96,
+        "per_device_train_batch_size": 3, "train_sampling_strategy": "group_by_length",
+    },
     "stream": {"streaming": True},
     "stream of lines": {"streaming": True, "packing": None, "line_by_line": True, "max_seq_length": 96},
     "stream of packed rows": {"streaming": True, "packing": "documents", "max_documents_per_row": 4},
