@@ -220,6 +220,19 @@ def test_padding_that_shifts_the_scores(tokenizer):
     assert "padding" in sick(examined(model, tokenizer))
 
 
+def test_padding_that_makes_scores_nan(tokenizer):
+    model = small_model(tokenizer)
+    forward = model.forward
+
+    def spoilt(ids, attention_mask=None):
+        outputs = forward(ids, attention_mask=attention_mask)
+        outputs.logits = outputs.logits if attention_mask is None else outputs.logits * torch.nan
+        return outputs
+
+    model.forward = spoilt
+    assert sick(examined(model, tokenizer)) == ["padding"]
+
+
 def test_what_is_no_such_checkpoint_is_named(checkpoint, tokenizer, tmp_path):
     with pytest.raises(OSError, match="nowhere"):
         check_health(str(tmp_path / "nowhere"))
