@@ -40,7 +40,7 @@ def info_nce(
         temperature: what scores are divided by, above 0.
         gather: whether keys of the other processes are negatives as well, with gradients. Without
             `torch.distributed` there are none.
-        score: scores `[B, K]` of queries and keys.
+        score: scores `[B, K]` of queries and keys, which it gets in float32 at least, whatever autocast says.
         key_ids: int64 `[K, J]`; a key that shares a number with the right one, in the same column, but is not it, does
             not count. By default all do.
 
@@ -57,11 +57,14 @@ def info_nce(
         targets = targets + len(keys) * dist.get_rank()
         keys = gather_rows(keys)
         key_ids = None if key_ids is None else gather_rows(key_ids)
-    scores = score(queries, keys) / temperature
+    # Cosines that are divided by a small temperature need float32: to bfloat16, near neighbours are all alike.
+    queries, keys = (rows.to(torch.promote_types(rows.dtype, torch.float32)) for rows in (queries, keys))
+    with torch.autocast(queries.device.type, enabled=False):
+        scores = score(queries, keys) / temperature
     if key_ids is not None:
         twins = (key_ids == key_ids[targets].unsqueeze(1)).any(dim=-1)
         scores = scores.masked_fill(twins.scatter(1, targets.unsqueeze(1), False), -torch.inf)
-    return F.cross_entropy(scores.to(torch.promote_types(scores.dtype, torch.float32)), targets)
+    return F.cross_entropy(scores, targets)
 
 
 def gather_rows(rows: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,8 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 
-from training_concept.infonce import info_nce
+from evaluation_concept.late_interaction import max_sim
+from training_concept.infonce import dot_products, info_nce
 
 
 def vectors(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -42,6 +43,15 @@ def test_one_vector_for_everything_is_worth_nothing_and_keys_of_their_own_all():
     same = vectors(1, 8).expand(6, 8)
     assert float(info_nce(same, same)) == pytest.approx(math.log(6))
     assert float(info_nce(torch.eye(6), torch.eye(6), temperature=0.01)) == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_scores_are_not_rounded_under_autocast(late):
+    queries, keys = (F.normalize(1 + 0.1 * vectors(16, 3, 8, seed=seed), dim=-1).float() for seed in (0, 1))
+    score, texts = (max_sim, (queries, keys)) if late else (dot_products, (queries[:, 0], keys[:, 0]))
+    expected = info_nce(*texts, score=score)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert float(info_nce(*texts, score=score)) == pytest.approx(float(expected), rel=1e-6)
 
 
 def test_a_copy_of_the_right_key_does_not_count_as_a_negative():
