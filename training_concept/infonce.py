@@ -41,8 +41,9 @@ def info_nce(
         gather: whether keys of the other processes are negatives as well, with gradients. Without
             `torch.distributed` there are none.
         score: scores `[B, K]` of queries and keys, which it gets in float32 at least, whatever autocast says.
-        key_ids: int64 `[K, J]`; a key that shares a number with the right one, in the same column, but is not it, does
-            not count. By default all do.
+        key_ids: int64 `[K, 2]`, a number for the text of each key and one for the query that it answers. A key with
+            the text of one that answers the same query as the right one does, but is not it, does not count. By
+            default all do.
 
     Raises:
         ValueError: a temperature that is not above 0, or fewer keys than queries without `targets`.
@@ -62,9 +63,17 @@ def info_nce(
     with torch.autocast(queries.device.type, enabled=False):
         scores = score(queries, keys) / temperature
     if key_ids is not None:
-        twins = (key_ids == key_ids[targets].unsqueeze(1)).any(dim=-1)
-        scores = scores.masked_fill(twins.scatter(1, targets.unsqueeze(1), False), -torch.inf)
+        right = _right_ones(key_ids, targets)
+        scores = scores.masked_fill(right.scatter(1, targets.unsqueeze(1), False), -torch.inf)
     return F.cross_entropy(scores, targets)
+
+
+def _right_ones(key_ids: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Bool `[B, K]`, keys whose text answers the query of each target, be it as another key; see `info_nce`."""
+    texts, queries = key_ids.unbind(dim=1)
+    answers = (queries == queries[targets].unsqueeze(1)).float()
+    _, numbers = texts.unique(return_inverse=True)
+    return torch.zeros_like(answers).index_add(1, numbers, answers)[:, numbers] > 0
 
 
 def gather_rows(rows: torch.Tensor) -> torch.Tensor:

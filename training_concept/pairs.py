@@ -27,8 +27,8 @@ class PairBatch(TypedDict):
     Attributes:
         queries: `input_ids` and `attention_mask`, int64 `[B, N]`.
         passages: the same of `[K, N]`; behind those that answer come the others.
-        key_ids: int64 `[K, 2]`, a number for the text of each passage and one for the query that it answers: those
-            that share one with the right passage are no negatives.
+        key_ids: int64 `[K, 2]`, a number for the text of each passage and one for the query that it answers: no
+            negatives are those with a text that answers the query, whichever pair says so.
     """
 
     queries: dict[str, torch.Tensor]

@@ -57,10 +57,19 @@ def test_scores_are_not_rounded_under_autocast(late):
 def test_a_copy_of_the_right_key_does_not_count_as_a_negative():
     queries, keys = vectors(3, 8), vectors(3, 8, seed=1)
     doubled = torch.cat([keys, keys[:1]])
-    alone = info_nce(queries, doubled, key_ids=torch.tensor([[5], [6], [7], [5]]))
+    alone = info_nce(queries, doubled, key_ids=torch.tensor([[5, 0], [6, 1], [7, 2], [5, 3]]))
     right_one_only = by_hand(queries[:1], keys, [0], 0.05)
     others = by_hand(queries[1:], doubled, [1, 2], 0.05)
     assert float(alone) == pytest.approx((right_one_only + 2 * others) / 3, rel=1e-9)
+
+
+def test_what_answers_a_query_elsewhere_in_the_batch_does_not_count_as_a_negative():
+    # Queries 0, 0, 1, 1 with the texts 5, 6, 6, 7; a further key has the text 6, too, and answers nothing.
+    ids = torch.tensor([[5, 0], [6, 0], [6, 1], [7, 1], [6, -1]])
+    queries, keys = vectors(4, 8), vectors(5, 8, seed=1)
+    against = [[0, 3], [1, 3], [2, 0], [3, 0]]
+    expected = sum(by_hand(queries[[row]], keys[left], [0], 0.05) for row, left in enumerate(against)) / 4
+    assert float(info_nce(queries, keys, key_ids=ids)) == pytest.approx(expected, rel=1e-9)
 
 
 def test_what_cannot_be_is_refused():
