@@ -115,7 +115,9 @@ def analyse_geometry(subject: Subject) -> Results:
         results["spectrum"][name] = centred_spectrum(encoded.concepts, encoded.mask).tolist()
         if name == "model":
             first = encoded.concepts[0][encoded.mask[0]]
-            results["correlations"] = torch.corrcoef(first - first.mean(dim=0)).tolist()
+            # Of a single concept it would be a number.
+            correlations = torch.corrcoef(first - first.mean(dim=0)).view(len(first), len(first))
+            results["correlations"] = correlations.tolist()
     return results
 
 

@@ -54,7 +54,8 @@ def draw_spectrum(geometry: Results) -> Figure:
     figure, axes = _figure(6, 3.2, xlabel="direction", ylabel="share of the singular values")
     for name, values in geometry["spectrum"].items():
         axes.plot(range(1, len(values) + 1), values, label=LABELS[name])
-    number = int(np.ceil(min(geometry["model"]["num_concepts"] - 1, geometry["model"]["width"])))
+    # A single concept has no direction to differ in.
+    number = max(int(np.ceil(min(geometry["model"]["num_concepts"] - 1, geometry["model"]["width"]))), 1)
     axes.plot([1, number], [1 / number] * 2, linestyle=":", color="grey", label="all directions alike")
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter("{x:g}")  # the stock one writes powers as formulas

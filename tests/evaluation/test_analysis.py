@@ -3,6 +3,7 @@
 """The parts of an analysis together, its figures and its report."""
 
 import json
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -13,7 +14,15 @@ import torch
 from PIL import Image
 
 from evaluation_concept.ablation import Batch
-from evaluation_concept.analysis import PARTS, Results, Subject, analyse, analyse_order_recovery, same_bags
+from evaluation_concept.analysis import (
+    PARTS,
+    Results,
+    Subject,
+    analyse,
+    analyse_geometry,
+    analyse_order_recovery,
+    same_bags,
+)
 from evaluation_concept.analysis_figures import DRAWINGS, STYLE, draw_figures, draw_spectrum, printable
 from evaluation_concept.analysis_report import MARKDOWN, PAGE, REPORT, finite, headline, write_report
 from evaluation_concept.concept_metrics import entropy_ranks
@@ -234,6 +243,20 @@ def test_a_report_of_few_parts_says_what_is_left_out(tmp_path, results):
     write_report(part, tmp_path)
     assert "there was no time" in (tmp_path / PAGE).read_text(encoding="utf-8")
     assert {path.stem for path in (tmp_path / "figures").iterdir()} == {"spectrum", "correlations"}
+
+
+@pytest.mark.parametrize(
+    ("variant", "options", "first"),
+    [("learned_concepts", {"num_concepts": 1}, None), ("no_free_concepts", {"min_concepts": 1}, "the")],
+)
+def test_single_concepts_are_reported(tokenizer, tmp_path, variant, options, first):
+    subject = make_subject(tokenizer, documents=4)
+    rows = cut_rows([*([first] if first else []), *subject.texts], tokenizer, length=40)
+    subject = replace(subject, model=small_model(tokenizer, variant, **options), rows=rows)
+    geometry = analyse_geometry(subject)
+    assert np.shape(geometry["correlations"]) == (1, 1)
+    write_report({"geometry": geometry, "not_run": {}}, tmp_path)
+    assert json.loads((tmp_path / REPORT).read_text(encoding="utf-8"))["geometry"]["correlations"] == [[None]]
 
 
 def test_figures_go_by_their_part(tmp_path, results):
