@@ -76,11 +76,23 @@ class PairCollator:
         tokenizer: special tokens that are spelled out in a text are read as characters, as they are in encoding.
         max_query_length: longer queries are cut to so many tokens, special ones included.
         max_passage_length: as for queries.
+
+    Raises:
+        ValueError: a length that leaves no room for a text beside special tokens.
     """
 
     tokenizer: PreTrainedTokenizerBase
     max_query_length: int
     max_passage_length: int
+
+    def __post_init__(self) -> None:
+        # Told of less, tokenizers do not cut at all.
+        special = self.tokenizer.num_special_tokens_to_add()
+        for name in ("max_query_length", "max_passage_length"):
+            if getattr(self, name) <= special:
+                raise ValueError(
+                    f"--{name} {getattr(self, name)} leaves no room for a text beside {special} special tokens."
+                )
 
     def __call__(self, pairs: Sequence[Pair]) -> PairBatch:
         queries = [pair.query for pair in pairs]

@@ -108,6 +108,8 @@ class RetrievalArguments:
     def __post_init__(self) -> None:
         if self.temperature <= 0:
             raise ValueError(f"--temperature {self.temperature} must be above 0.")
+        if self.num_negatives < 0:
+            raise ValueError(f"--num_negatives {self.num_negatives} must not be negative.")
         if self.num_negatives and not self.negatives_column:
             raise ValueError(f"--num_negatives {self.num_negatives} needs a --negatives_column.")
 

@@ -188,6 +188,9 @@ def test_two_processes_learn_what_one_does(start, tmp_path):
     [
         ({"temperature": 0}, "--temperature 0.0 must be above 0"),
         ({"num_negatives": 1}, "needs a --negatives_column"),
+        ({"num_negatives": -1, "negatives_column": "others"}, "--num_negatives -1 must not be negative"),
+        ({"max_query_length": 1, "do_eval": False}, "--max_query_length 1 leaves no room for a text beside 2 special"),
+        ({"max_passage_length": 2, "do_eval": False}, "--max_passage_length 2 leaves no room for a text"),
         ({"num_negatives": 2, "negatives_column": "others"}, "there is a pair that has 1"),
         ({"do_train": False, "do_eval": False}, "Nothing to do"),
         ({"train_file": None}, "--do_train needs a --train_file"),
