@@ -6,8 +6,8 @@ The core figures, in `results/core.json`: what the `small` preset costs at lengt
     python -m benchmarks.core                                     # cost, minutes on a CPU
     python -m benchmarks.core --from-run outputs/nano --bottleneck-run outputs/nano_bottleneck
 
-The second form takes the quality of a finished `make pretrain`, and of the same recipe as a bottleneck (README.md), and
-wall-clock times measured by hand: `--pretrain-minutes` of `make pretrain`, `--test-minutes` of `make test`.
+The second form takes the quality of a finished `make pretrain`, and of the same recipe as a bottleneck (README.md),
+and wall-clock times measured by hand: `--pretrain-minutes` of `make pretrain`, `--test-minutes` of `make test`.
 """
 
 import argparse

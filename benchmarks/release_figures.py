@@ -53,7 +53,7 @@ COMMAND = "python -m benchmarks.release_figures"
 CPU = torch.device("cpu")
 LENGTHS, BATCH_TOKENS = (512, 4096), 8192
 # The equal of `mini` in parameters.
-CONTROL = "modernbert_256x9"
+CONTROL = "modernbert_256x6"
 # What is measured over draws of masks, with units.
 DRAWN = {"loss": "nats", "accuracy": "fraction", "unigram_loss": "nats", "bag_of_words_loss": "nats"}
 DRAWN_TOKENS = 2**17

@@ -210,10 +210,10 @@ def _defaults() -> Iterator[Variant]:
         if width != DEFAULT_WIDTH:
             yield _concepts(f"hybrid_{width}", f"everything {width} wide", **_at_width(width))
     for name in SIZES:
-        contender = ConceptContender(shape={"preset": name})
-        yield Variant(f"size_{name}", _family(contender), "preset", f"the preset {name}", contender)
-        contender = with_shape(contender, **SEARCHED, **FORMER_SIZES[name])
-        yield Variant(f"preset_{name}", _family(contender), "former preset", f"what was the preset {name}", contender)
+        present = ConceptContender(shape={"preset": name})
+        yield Variant(f"size_{name}", _family(present), "preset", f"the preset {name}", present)
+        former = with_shape(present, **SEARCHED, **FORMER_SIZES[name])
+        yield Variant(f"preset_{name}", _family(former), "former preset", f"what was the preset {name}", former)
 
 
 def _hybrids() -> Iterator[Variant]:

@@ -234,7 +234,7 @@ def test_shifted_blocks_take_turns():
     model, index = tiny_model(ConceptEncoder, "shifted", num_token_layers=1), torch.arange(16)
     one = influences(model, document(16)[None], "token_blocks")
     assert torch.equal(one, index // 8 == index[:, None] // 8)
-    two = influences(tiny_model(ConceptEncoder, "shifted"), document(16)[None], "token_blocks")
+    two = influences(tiny_model(ConceptEncoder, "shifted", num_token_layers=2), document(16)[None], "token_blocks")
     assert two[5, 9]
     assert not two[0, 15]
 

@@ -328,7 +328,7 @@ def trained(name: str, tokenizer, steps: int, **settings: Any) -> ConceptEncoder
     return model.eval()
 
 
-@pytest.mark.parametrize(("name", "steps"), [("tsdae", 100), ("prefix", 200)])
+@pytest.mark.parametrize(("name", "steps"), [("tsdae", 150), ("prefix", 200)])
 def test_tokens_are_told_from_concepts_alone_better_than_by_their_frequency(tokenizer, name, steps):
     model = trained(name, tokenizer, steps)
     held_out = collated(tokenizer, name, topical(4, seed=10**6))

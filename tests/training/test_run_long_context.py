@@ -131,7 +131,9 @@ def test_the_leaderboard_gets_one_file_of_all_tasks(scrolls):
     assert all(len(answers) == 6 for answers in found.values())
     assert set(found["quality"]) <= set(CHOICES)
     texts = " ".join(passage(f"test {row}") + f" the needle text {passage(f'test {row}b')}" for row in range(6))
-    assert all(answer and answer in texts for answer in found["narrative_qa"])
+    # A model that has learned nothing may point at a space, of which no answer is left.
+    assert any(found["narrative_qa"])
+    assert all(answer in texts for answer in found["narrative_qa"])
     assert {row["ID"] for row in rows} == {f"test{row}" for row in range(6)}
     missing = "scrolls_predictions.partial.csv lacks gov_report, summ_screen_fd, qmsum"
     assert missing in (output / "results.md").read_text()
