@@ -483,6 +483,8 @@ CONTENDERS: dict[str, Contender] = {
     "base": _ours("base"),
     "base_bottleneck": _ours("base", decoder_tokens="none"),
     "base_ratio_4": _ours("base", concept_ratio=4),
+    # Has all its concepts at 8,192 tokens.
+    "base_1024": _ours("base", max_concepts=1024),
     "base_ratio_16": _ours("base", concept_ratio=16),
     "perceiver_v1": _ours("perceiver_v1"),
     # In parameters: BERT-base, and the equals of `mini`, `small` and `base`.

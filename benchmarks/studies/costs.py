@@ -49,6 +49,9 @@ LENGTHS = (BASE_LENGTH, 262_144, 1_048_576, 2_097_152, 4_194_304)
 WAYS = ("whole", "chunks")
 # What a long document may lose of the tokens a second of a short one.
 KEPT_RATE = 0.8
+# In how many chunks the shortest document is compared with the whole one, and how far they may be apart in bfloat16,
+# whose rounding differs with the order of sums.
+COMPARED_CHUNKS, MOST_APART = 4, 0.05
 
 # Rounds of each model (first) in each way to compile it (second).
 SecondsByWay = Mapping[tuple[str, str], list[float]]
@@ -270,6 +273,7 @@ def measure_longest(options: argparse.Namespace) -> dict[str, Any]:
     if not isinstance(contender, ConceptContender):
         raise ValueError(f"--ours {options.ours} is no concept encoder.")
     model = build_encoder(contender, device)
+    apart = distance_of_chunks(model, min(options.lengths))
     rows, rates, deadline = [], {}, time.monotonic() + options.budget
     for way, length in itertools.product(WAYS, options.lengths):
         if time.monotonic() > deadline:
@@ -298,7 +302,34 @@ def measure_longest(options: argparse.Namespace) -> dict[str, Any]:
         f"{options.ours}, random weights, bfloat16 on a GPU; chunks of {options.chunk} tokens, states in host memory."
     )
     table = Table("longest", columns, rows, about)
-    return {"figures": {"longest_document_tokens": figure([longest], note, "tokens")}, "tables": [asdict(table)]}
+    figures = {"longest_document_tokens": figure([longest], note, "tokens")}
+    note = (
+        f"how far the concepts of a document of {min(options.lengths)} tokens in {COMPARED_CHUNKS} chunks are from "
+        f"those of the whole, over the length of these; {options.ours}, random weights, {_dtype_name(model)}"
+    )
+    figures["chunks_relative_error"] = figure([apart], note, "fraction")
+    return {"figures": figures, "tables": [asdict(table)]}
+
+
+def distance_of_chunks(model: ConceptEncoder, length: int) -> float:
+    """
+    Distance between the concepts of a random document by chunks and as a whole, over the length of the latter.
+
+    Raises:
+        RuntimeError: it is more than rounding explains.
+    """
+    document = torch.randint(10, VOCABULARY, (length,))
+    with torch.no_grad():
+        whole = model(input_ids=document[None].to(model.device)).last_hidden_state.double()
+        chunks = encode_in_chunks(model, document, chunk=length // COMPARED_CHUNKS).last_hidden_state.double()
+    apart = ((chunks - whole).norm() / whole.norm()).item()
+    if not apart <= MOST_APART:
+        raise RuntimeError(f"a document in chunks is {apart:.3g} from the whole one, which is more than rounding")
+    return apart
+
+
+def _dtype_name(model: ConceptEncoder) -> str:
+    return str(model.dtype).removeprefix("torch.")
 
 
 def longest_document(rates: Mapping[int, float]) -> int:

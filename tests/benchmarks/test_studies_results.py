@@ -191,7 +191,18 @@ def test_costs_are_measured_and_collected(tmp_path, monkeypatch):
     assert ways == [[name, "2 x 16", way] for name in ("ours", "other") for way in ("none", "regions")]
     assert figures["seconds_0k_over_modernbert_cpu"].value > 0
     assert figures["longest_document_tokens"].value == 512
+    assert 0 < figures["chunks_relative_error"].value < 1e-5
     assert {"finetuning_costs", "encoding_cpu", "longest"} == {table.name for table in tables}
+
+
+def test_chunks_that_are_not_the_whole_are_not_timed(tmp_path, monkeypatch):
+    encode = costs.encode_in_chunks
+    backwards = lambda model, document, chunk: encode(model, document.flip(0), chunk=chunk)  # noqa: E731
+    monkeypatch.setattr(costs, "encode_in_chunks", backwards)
+    output = tmp_path / "longest.jsonl"
+    with pytest.raises(RuntimeError, match="from the whole one, which is more than rounding"):
+        costs.main(["longest", "--ours", "mini", "--lengths", "256", "--output", str(output)])
+    assert not output.exists()
 
 
 def test_the_longest_document_keeps_its_rate():
