@@ -18,10 +18,7 @@ OURS = NARROW | {"num_hidden_layers": 2, "embedding_size": 16, "local_attention"
 PERCEIVER = {"d_model": 32, "d_latents": 48, "num_self_attends_per_block": 2, "num_latents": 4}
 # What makes each contender small enough for a test.
 TOY = {
-    **{
-        name: OURS
-        for name in ("mini", "small", "base", "base_bottleneck", "base_ratio_4", "base_ratio_16", "base_1024")
-    },
+    **dict.fromkeys(("mini", "small", "base", "base_bottleneck", "base_ratio_4", "base_ratio_16", "base_1024"), OURS),
     "perceiver_v1": NARROW | {"num_hidden_layers": 2, "intermediate_size": 64, "num_concepts": 8},
     **{name: NARROW | {"num_hidden_layers": 2, "intermediate_size": 64} for name in CONTENDERS if name[:5] == "bert_"},
     **{
