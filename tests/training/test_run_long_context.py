@@ -326,6 +326,21 @@ def test_each_length_has_its_number_of_documents_its_batches_and_its_score(tmp_p
         assert [fact["steps"] for fact in facts] == [2, 2, 3]
 
 
+def test_each_length_has_its_learning_rate(tmp_path):
+    rates = {"length_curriculum": [64], "max_seq_length": 128, "curriculum_learning_rates": [1e-3, 0.0]}
+    settings = {"task_name": ["ruler_needle"], "first_tokens_ablation": False, "seeds": [1], **FEW}
+    run(write_reader(tmp_path / "reader"), tmp_path / "out", **rates, **settings)
+    lengths = tmp_path / "out" / "cells" / "ruler_needle" / "model" / "seed-1"
+    recorded = [json.loads((lengths / f"length-{n}" / "run.json").read_text())["description"] for n in (64, 128)]
+    assert [each["training"]["learning_rate"] for each in recorded] == [1e-3, 0.0]
+    # At a rate of zero nothing is learned.
+    first, last = (
+        load_file(folder / "model.safetensors")
+        for folder in (lengths / "length-64" / "model", tmp_path / "out" / "models" / "ruler_needle")
+    )
+    assert all(torch.equal(value, last[name]) for name, value in first.items())
+
+
 def test_what_is_trained_on_is_drawn_from_all(tmp_path, checkpoint):
     """The first messages are all of one era."""
     packages = write_speeches(tmp_path / "packages")
@@ -420,6 +435,7 @@ def test_what_is_cut_off_is_learned_nothing_from():
         ({"max_seq_length": 70_000}, "--max_seq_length 70000 is more than 65536"),
         ({"length_curriculum": [64, 32]}, "--length_curriculum must ascend"),
         ({"curriculum_examples": [3, 4]}, "--curriculum_examples takes 1 numbers"),
+        ({"curriculum_learning_rates": [1e-3, 1e-4]}, "--curriculum_learning_rates takes 1 numbers"),
         ({"score_every_length": True}, "--score_every_length goes with --length_curriculum"),
         (
             {"curriculum_examples": [3], "max_train_samples": 3},

@@ -69,6 +69,13 @@ class LongContextArguments(RepetitionArguments):
         default=None,
         metadata={"help": "Examples to train on at each of these lengths and at the last one. All by default."},
     )
+    curriculum_learning_rates: list[float] | None = field(
+        default=None,
+        metadata={
+            "help": "Learning rates at each of these lengths and at the last one: longer documents are fewer and in "
+            "smaller batches. --learning_rate at all by default."
+        },
+    )
     score_every_length: bool = field(
         default=False,
         metadata={"help": "Whether to score what was learned at each of these lengths, on documents of that length."},
@@ -135,11 +142,12 @@ class LongContextArguments(RepetitionArguments):
         lengths = self.lengths
         if min(lengths) < 1 or any(shorter >= longer for shorter, longer in pairwise(lengths)):
             raise ValueError("--length_curriculum must ascend and end below --max_seq_length.")
-        if self.curriculum_examples is not None and len(self.curriculum_examples) != len(lengths):
-            raise ValueError(
-                f"--curriculum_examples takes {len(lengths)} numbers, one for each length that is trained at, got "
-                f"{len(self.curriculum_examples)}."
-            )
+        for name in ("curriculum_examples", "curriculum_learning_rates"):
+            given = getattr(self, name)
+            if given is not None and len(given) != len(lengths):
+                raise ValueError(
+                    f"--{name} takes {len(lengths)} numbers, one for each length that is trained at, got {len(given)}."
+                )
         if self.curriculum_examples is not None and self.max_train_samples is not None:
             raise ValueError("--curriculum_examples and --max_train_samples exclude each other.")
         if self.score_every_length and not self.length_curriculum:

@@ -76,7 +76,7 @@ def make_stage(
     tokenizer: PreTrainedTokenizerBase,
 ) -> Stage:
     """A stage of `parts` at a length, in batches of `options.batch_tokens` if that is given."""
-    args = _batched(training_args, options, length)
+    args = _at_length(training_args, options, length)
     return Stage(length, make_tuner(task, model_args, options, args, tokenizer, length), parts)
 
 
@@ -90,14 +90,17 @@ def cut_stage(
     tokenizer: PreTrainedTokenizerBase,
 ) -> Stage:
     """A stage with the same examples in the same batches, of which no more than the first `tokens` are read."""
-    args = _batched(training_args, options, stage.length)
+    args = _at_length(training_args, options, stage.length)
     length = min(stage.length, tokens)
     return replace(stage, tuner=make_tuner(task, model_args, options, args, tokenizer, length))
 
 
-def _batched(args: FineTuningArguments, options: LongContextArguments, length: int) -> FineTuningArguments:
+def _at_length(args: FineTuningArguments, options: LongContextArguments, length: int) -> FineTuningArguments:
+    """The settings of training at a length, which may have its learning rate and batches."""
+    args = copy.copy(args)
+    if options.curriculum_learning_rates:
+        args.learning_rate = options.curriculum_learning_rates[options.lengths.index(length)]
     if options.batch_tokens:
-        args = copy.copy(args)
         rows = max(options.batch_tokens // length, 1)
         args.per_device_train_batch_size = args.per_device_eval_batch_size = rows
     return args
