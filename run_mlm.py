@@ -67,7 +67,7 @@ def main(arguments: Sequence[str]) -> dict[str, float]:
     if not training_args.do_train:
         check_results_folder(Path(training_args.output_dir), description, model_args.model_name_or_path)
     recipe = recipe_from_arguments(data_args)
-    if recipe.streaming and training_args.do_train and data_args.max_train_samples is None:
+    if recipe.streaming and training_args.do_train:
         _check_stream(data_args, training_args)
     documents, tokenizer = _load_texts(recipe, model_args, data_args, training_args)
     assert data_args.max_seq_length  # which texts and tokenizer have decided
@@ -109,6 +109,11 @@ def main(arguments: Sequence[str]) -> dict[str, float]:
 
 def _check_stream(data_args: DataArguments, training_args: ConceptTrainingArguments) -> None:
     """Refuse what needs the length of a stream, before any of it is read: evaluation may read hours of it."""
+    if data_args.document_length_schedule:
+        raise ValueError("--document_length_schedule is not for streams, whose length is not known.")
+    # Of so many rows the length is known.
+    if data_args.max_train_samples is not None:
+        return
     if training_args.max_steps <= 0:
         raise ValueError("A stream needs --max_steps, since its length is not known.")
     if data_args.mlm_probability_schedule:

@@ -109,6 +109,8 @@ def test_one_error_says_what_is_wrong_and_nothing_is_written(tmp_path, change, m
     [
         ({"max_steps": None}, "A stream needs --max_steps"),
         ({"mlm_probability_schedule": [0.5, 0.3]}, "--mlm_probability_schedule is not for streams"),
+        ({"document_length_schedule": [16, 64]}, "--document_length_schedule is not for streams"),
+        ({"document_length_schedule": [64], "max_train_samples": 4}, "--document_length_schedule is not for streams"),
     ],
 )
 def test_what_no_stream_can_do_is_refused_before_any_of_it_is_read(tmp_path, monkeypatch, change, message):

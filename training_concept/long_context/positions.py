@@ -47,8 +47,9 @@ def tokenize_positions(
     Returns:
         Rows of what the tokenizer gives, `positions`, `targets` and `query_end`. Of a selection positions are the
         first token of each candidate, -1 if it is cut off, and targets whether it is right; else first and last token
-        of the document, and first and last token of each answer in turn. The query, and what stands before it, are
-        the first `query_end` tokens; without a query that is the first token, which stands for no answer.
+        of the document and those in it that are white space, and first and last token of each answer in turn. The
+        query, and what stands before it, are the first `query_end` tokens; without a query that is the first token,
+        which stands for no answer.
 
     Raises:
         ValueError: a tokenizer that cannot say which characters its tokens are.
@@ -60,7 +61,9 @@ def tokenize_positions(
     def encode(batch: Mapping[str, list], rows: Sequence[int]) -> dict[str, Any]:
         columns = cut_rows([batch[name] for name in names], tokenizer, max_length)
         encoded = tokenizer(*columns, truncation=True, max_length=max_length)
-        found = [locate(task, examples.examples[row], encoded, place) for place, row in enumerate(rows)]
+        found = [
+            locate(task, examples.examples[row], encoded, place, columns[-1][place]) for place, row in enumerate(rows)
+        ]
         own = {"positions": [each[0] for each in found], "targets": [each[1] for each in found]}
         return {**encoded, **own, "query_end": [_query_end(encoded, place) for place in range(len(rows))]}
 
@@ -69,21 +72,27 @@ def tokenize_positions(
     return rows.map(encode, batched=True, with_indices=True, remove_columns=names, num_proc=num_proc)
 
 
-def _locate_candidates(task: Task, example: Example, encoded: BatchEncoding, row: int) -> tuple[list[int], list[int]]:
+def _locate_candidates(
+    task: Task, example: Example, encoded: BatchEncoding, row: int, document: str
+) -> tuple[list[int], list[int]]:
     side = _document_side(encoded, row)
     places = [_token(encoded, row, character, side) for character in example.candidates]
     return places, [int(number in set(example.selected)) for number in range(len(places))]
 
 
-def _locate_answers(task: Task, example: Example, encoded: BatchEncoding, row: int) -> tuple[list[int], list[int]]:
+def _locate_answers(
+    task: Task, example: Example, encoded: BatchEncoding, row: int, document: str
+) -> tuple[list[int], list[int]]:
     side = _document_side(encoded, row)
     inside = [token for token, sequence in enumerate(encoded.sequence_ids(row)) if sequence == side]
     ends = [
         [_token(encoded, row, character, side) for character in (first, behind - 1)] for first, behind in example.spans
     ]
     found = [end for pair in ends if NOWHERE not in pair for end in pair]
+    offsets = encoded.encodings[row].offsets
+    blank = [token for token in inside if not document[slice(*offsets[token])].strip()]
     # What is cut off has no answer here, as has what the task says so of.
-    return [inside[0], inside[-1]] if inside else [0, 0], found or [0, 0]
+    return [inside[0], inside[-1], *blank] if inside else [0, 0], found or [0, 0]
 
 
 def _document_side(encoded: BatchEncoding, row: int) -> int:
@@ -184,9 +193,12 @@ def _mean_surprise(scores: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
 
 
 def _end_scores(logits: torch.Tensor, positions: torch.Tensor, side: int, *, with_first: bool) -> torch.Tensor:
-    """Scores `[batch, tokens]` of tokens as start (side 0) or end (1) of an answer, -inf outside the document."""
+    """Scores `[batch, tokens]` of tokens as start (side 0) or end (1) of an answer, -inf where none is."""
     tokens = torch.arange(logits.shape[1], device=logits.device)[None]
     inside = (tokens >= positions[:, :1]) & (tokens <= positions[:, 1:2])
+    # Places that are none become the first token, which is outside, or all there is of a document that is cut off.
+    blank = torch.zeros_like(inside).scatter(1, positions[:, 2:].clamp(min=0), True)
+    inside &= ~blank | (tokens == 0)
     allowed = inside | (tokens == 0) if with_first else inside
     return logits[..., side].float().masked_fill(~allowed, -torch.inf)
 
@@ -197,7 +209,8 @@ def best_answers(logits: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
 
     Args:
         logits: `[batch, tokens, 2]`, of starts and ends.
-        positions: `[batch, 2]`, first and last token of the document.
+        positions: `[batch, 2 + most]`, first and last token of the document, and tokens of white space, with which no
+            answer begins or ends; -1 for none.
 
     Returns:
         float64 `[batch, 3]`: first token, last token, and by how much its score is above that of no answer.
