@@ -492,9 +492,7 @@ CONTENDERS: dict[str, Contender] = {
     "bert_256x6": _bert(256, 6),
     "bert_512x10": _bert(512, 10),
     "bert_768x15": _bert(768, 15),
-    # The equals of the released checkpoint and of `mini`, and the shapes of Ettin-32M, -68M and -150M, the last of
-    # which is ModernBERT-base.
-    "modernbert_256x6": _modernbert(256, 6),
+    # The equal of `mini`, and the shapes of Ettin-32M, -68M and -150M, the last of which is ModernBERT-base.
     "modernbert_256x9": _modernbert(256, 9),
     "modernbert_384x10": _modernbert(384, 10),
     "modernbert_512x19": _modernbert(512, 19),

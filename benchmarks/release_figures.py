@@ -53,7 +53,7 @@ COMMAND = "python -m benchmarks.release_figures"
 CPU = torch.device("cpu")
 LENGTHS, BATCH_TOKENS = (512, 4096), 8192
 # The equal of `mini` in parameters.
-CONTROL = "modernbert_256x6"
+CONTROL = "modernbert_256x9"
 # What is measured over draws of masks, with units.
 DRAWN = {"loss": "nats", "accuracy": "fraction", "unigram_loss": "nats", "bag_of_words_loss": "nats"}
 DRAWN_TOKENS = 2**17
@@ -274,7 +274,7 @@ def training_figures(folder: Path, device: str) -> dict[str, Figure]:
     watts = next((watts for name, watts in BOARD_WATTS.items() if name in device), None)
     if watts is None:
         raise ValueError(f"The power of a {device} is not known; of these it is: {', '.join(BOARD_WATTS)}.")
-    commit, day = added_by(folder)
+    commit, day = brought_by(folder)
     facts = {"command": training_command(folder), "device": device, "commit": commit, "date": day}
     each = (
         f"{trainings} trainings, each taken for as long as the one that is kept" if trainings > 1 else "one training"
@@ -308,11 +308,11 @@ def training_command(folder: Path) -> str:
     return f"python {script} {find_recipe(folder).as_posix()}"
 
 
-def added_by(folder: Path) -> tuple[str, str]:
-    """Short hash and date of the commit that brought a checkpoint, "unknown" and today before it is committed."""
-    command = ["git", "-C", str(ROOT), "log", "--diff-filter=A", "--format=%h %as", "--", str(folder / "config.json")]
+def brought_by(folder: Path) -> tuple[str, str]:
+    """Short hash and date of the last commit of the weights of a checkpoint, "unknown" and today before there is one."""
+    command = ["git", "-C", str(ROOT), "log", "-1", "--format=%h %as", "--", str(folder / "*.safetensors")]
     found = subprocess.run(command, capture_output=True, text=True).stdout.split()
-    return (found[-2], found[-1]) if found else ("unknown", date.today().isoformat())
+    return (found[0], found[1]) if found else ("unknown", date.today().isoformat())
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -47,6 +47,7 @@ AT_A_GLANCE = (
     ("training speed on two GPUs over one", "speed", "ddp_2"),
     ("seconds for one document of 16,384 tokens over ModernBERT's", "long_context", "seconds_16k_over_modernbert_gpu"),
     ("the same on a CPU", "long_context", "seconds_16k_over_modernbert_cpu"),
+    ("one of 32 sentences found by its key, documents of 4,096 tokens", "long_context", "needle_4k"),
     ("tokens of the longest document encoded at full speed", "long_context", "longest_document_tokens"),
 )
 REQUIRED = re.compile(r"required: (.*)$")
