@@ -3,11 +3,13 @@
 """
 Masked-LM loss at lengths that a model was not trained at, by position, in `results/architecture.json`.
 
-    python -m benchmarks.extrapolation --model outputs/nano --recipe recipes/data/sotu.yaml --split test \\
-        --trained_at 256 --lengths 256 1024 4096
+    python -m benchmarks.extrapolation --model model_cards/concept-encoder-mini --recipe recipes/data/sotu.yaml \\
+        --split test --trained_at 4096 --lengths 512 4096 8192 16384
+    ... --rotations trained theta:41000 yarn:4 linear:4     # and with other rotary positions, without training
 """
 
 import argparse
+import itertools
 import sys
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -17,11 +19,11 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
 from benchmarks.results import RESULTS, Table, describe_device, merge_results
 from evaluation_concept.errors import exit_code
-from modeling_concept import ConceptEncoderForMaskedLM
+from modeling_concept import ConceptEncoderForMaskedLM, register_auto_classes
 from modeling_concept.losses import labels_at
 from training_concept.data import encode_texts, load_documents
 from training_concept.masking import MaskingCollator
@@ -29,6 +31,7 @@ from training_concept.recipes import read_recipe
 
 COMMAND = "python -m benchmarks.extrapolation"
 MASKED = 0.3
+TRAINED = "trained"
 
 
 def main(arguments: Sequence[str], path: Path = RESULTS / "architecture.json") -> None:
@@ -39,23 +42,45 @@ def main(arguments: Sequence[str], path: Path = RESULTS / "architecture.json") -
         OSError, ValueError: for a model, recipe or split that is not there, or documents that are all too short.
     """
     options = _parse(arguments)
+    register_auto_classes()
     tokenizer = AutoTokenizer.from_pretrained(options.model, trust_remote_code=True)
-    model = ConceptEncoderForMaskedLM.from_pretrained(options.model).eval()
     sources = load_documents(read_recipe(options.recipe))
     texts = [text for roles in sources.values() for text in roles[options.split]["text"]]
     documents = encode_texts(texts, tokenizer)
     edges = [0, *sorted(options.lengths)]
-    rows: list[list[Any]] = []
+    windows = {}
     for length in edges[1:]:
-        windows = [window for tokens in documents for window in full_windows(tokens, length, tokenizer)]
-        if not windows:
+        found = [window for tokens in documents for window in full_windows(tokens, length, tokenizer)]
+        if not found:
             raise ValueError(f"No document of the {options.split} split has {length} tokens.")
-        positions, losses = loss_by_position(model, windows, tokenizer, options.tokens_per_batch)
+        windows[length] = found[: options.most_windows]
+    rows: list[list[Any]] = []
+    for rotation, length in itertools.product(options.rotations, edges[1:]):
+        model = load_rotated(options.model, rotation, options.trained_at)
+        positions, losses = loss_by_position(model, windows[length], tokenizer, options.tokens_per_batch)
         bucket = np.digitize(positions, edges[1:-1])
         means = [float(losses[bucket == number].mean()) for number in range(edges.index(length))]
         means += [float("nan")] * (len(edges) - 1 - len(means))
-        rows.append([length, len(windows), round(float(losses.mean()), 3), *(_cell(mean) for mean in means)])
+        cells = map(_cell, [float(losses.mean()), *means])
+        rows.append([rotation.replace(":", " "), length, len(windows[length]), *cells])
     merge_results(path, {}, [_table(options, edges, rows)])
+
+
+def load_rotated(folder: str, rotation: str, trained_at: int) -> ConceptEncoderForMaskedLM:
+    """
+    The model in `folder` with its rotary positions as `trained`, with `theta:VALUE` as their base, or of a
+    `TYPE:FACTOR` of the library, for texts that are longer than `trained_at` tokens.
+
+    Raises:
+        ValueError: no such type, or no number.
+    """
+    config = AutoConfig.from_pretrained(folder)
+    if rotation != TRAINED:
+        kind, _, value = rotation.partition(":")
+        scaled = {"rope_type": kind, "factor": float(value), "original_max_position_embeddings": trained_at}
+        changes = {"rope_theta": float(value)} if kind == "theta" else scaled
+        config = type(config).from_dict(config.to_dict() | {"rope_parameters": config.rope_parameters | changes})
+    return ConceptEncoderForMaskedLM.from_pretrained(folder, config=config).eval()
 
 
 def full_windows(tokens: np.ndarray, length: int, tokenizer: PreTrainedTokenizerBase) -> list[np.ndarray]:
@@ -100,7 +125,10 @@ def _table(options: argparse.Namespace, edges: Sequence[int], rows: list[list[An
         f"the {options.split} documents: loss in nats of masked tokens, of all and by their position. A longer window "
         f"shows more of its document, and fewer documents have one. {describe_device()}."
     )
-    return Table("extrapolation", ["tokens in a window", "windows", "loss", *spans], rows, note)
+    columns = ["tokens in a window", "windows", "loss", *spans]
+    if options.rotations == [TRAINED]:
+        return Table("extrapolation", columns, [row[1:] for row in rows], note)
+    return Table("rotations", ["rotary positions", *columns], rows, note)
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -110,6 +138,9 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--split", default="validation", choices=("validation", "test"), help="role of the documents")
     parser.add_argument("--trained_at", type=int, required=True, help="tokens in a row of its training, for the note")
     parser.add_argument("--lengths", type=int, nargs="+", default=[512, 2048, 8192], help="tokens in a window")
+    parser.add_argument("--most_windows", type=int, help="of each length; all by default")
+    rotations = f"rotary positions: {TRAINED}, theta:VALUE, or TYPE:FACTOR as yarn:4 (default: {TRAINED})"
+    parser.add_argument("--rotations", nargs="+", default=[TRAINED], help=rotations)
     parser.add_argument("--tokens_per_batch", type=int, default=16384, help="go through the model at a time")
     return parser.parse_args(arguments)
 

@@ -309,7 +309,7 @@ def training_command(folder: Path) -> str:
 
 
 def brought_by(folder: Path) -> tuple[str, str]:
-    """Short hash and date of the last commit of the weights of a checkpoint, "unknown" and today before there is one."""
+    """Short hash and date of the last commit of the weights of a checkpoint; before there is one, today."""
     command = ["git", "-C", str(ROOT), "log", "-1", "--format=%h %as", "--", str(folder / "*.safetensors")]
     found = subprocess.run(command, capture_output=True, text=True).stdout.split()
     return (found[0], found[1]) if found else ("unknown", date.today().isoformat())

@@ -91,7 +91,7 @@ class ModelArguments:
         default=None,
         metadata={
             "help": "Changes to the configuration given by --preset, --model_type or --model_name_or_path, e.g. "
-            "hidden_size=256,decoder_tokens=none."
+            "hidden_size=256,decoder_tokens=none, or of one key of a field, rope_parameters.rope_theta=160000."
         },
     )
     ignore_mismatched_sizes: bool = field(

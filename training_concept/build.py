@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import yaml
 from transformers import (
     CONFIG_MAPPING,
     AutoConfig,
@@ -167,10 +168,17 @@ def _new_config(args: ModelArguments) -> PreTrainedConfig:
 
 
 def _overrides(draft: PreTrainedConfig, overrides: str) -> dict[str, Any]:
-    """The fields that `overrides` set, read as `draft`, which they change, has them."""
+    """The fields that `overrides` set, one key by `FIELD.KEY=VALUE`, read as `draft`, which they change, has them."""
+    items = overrides.split(",")
+    keyed = [item for item in items if "." in item.split("=")[0]]
     try:
-        draft.update_from_string(overrides)
-    except (TypeError, ValueError) as error:
+        if whole := [item for item in items if item not in keyed]:
+            draft.update_from_string(",".join(whole))
+        for item in keyed:
+            place, _, value = item.partition("=")
+            name, _, key = place.partition(".")
+            setattr(draft, name, {**(getattr(draft, name) or {}), key: yaml.safe_load(value)})
+    except (AttributeError, TypeError, ValueError, yaml.YAMLError) as error:
         raise ValueError(f"--config_overrides {overrides}: {error}") from error
     return {name: getattr(draft, name) for name in _override_names(overrides)}
 
@@ -184,7 +192,8 @@ def _config_maker(args: ModelArguments) -> Callable[..., PreTrainedConfig]:
 
 
 def _override_names(overrides: str | None) -> list[str]:
-    return [item.split("=")[0] for item in overrides.split(",")] if overrides else []
+    """Fields that `overrides` change, each once."""
+    return list(dict.fromkeys(re.split(r"[.=]", item)[0] for item in overrides.split(","))) if overrides else []
 
 
 def fit_config(args: ModelArguments, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -58,3 +58,13 @@ def test_a_recipe_is_measured(model, tokenizer, tmp_path):
     assert rows[0][-1] == ""
     with pytest.raises(ValueError, match="has 100000 tokens"):
         extrapolation.main([*named, "--lengths", "100000"], tmp_path / "results.json")
+    others = ["trained", "theta:10000", "yarn:4", "linear:1"]
+    extrapolation.main([*named, "--lengths", "64", "--rotations", *others], tmp_path / "results.json")
+    tables = read_results(tmp_path / "results.json").tables
+    assert tables["extrapolation"].rows == rows
+    losses = {row[0]: row[3] for row in tables["rotations"].rows}
+    # The base is that of the tiny model, and positions are divided by one.
+    assert losses["trained"] == losses["theta 10000"] == losses["linear 1"] == rows[1][2]
+    assert losses["yarn 4"] != losses["trained"]
+    with pytest.raises(ValueError, match="rope_type='some'"):
+        extrapolation.main([*named, "--lengths", "64", "--rotations", "some:2"], tmp_path / "results.json")

@@ -73,9 +73,35 @@ def test_other_shapes_start_anew_when_asked_for(checkpoint, report):
     assert re.search(r"model\.layers\.\S+ \S+mlp\.gate_up_proj\.weight +\| MISMATCH", report.text)
 
 
-def test_overrides_of_a_checkpoint_are_checked(checkpoint):
-    with pytest.raises(ValueError, match="decoder_tokens='some'"):
-        start(checkpoint, "decoder_tokens=some")
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ("decoder_tokens=some", "decoder_tokens='some'"),
+        ("rope_parameters.rope_type=some", "rope_type='some'"),
+        ("rope_parametres.factor=4", "rope_parametres"),
+        ("hidden_size.factor=4", "hidden_size.factor=4"),
+        ("rope_parameters.factor", "rope_parameters: factor=None"),
+        ("rope_parameters=4", "rope_parameters"),
+    ],
+)
+def test_overrides_of_a_checkpoint_are_checked(checkpoint, overrides, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        start(checkpoint, overrides)
+
+
+def test_one_key_of_a_field_is_changed(checkpoint):
+    yarn = (
+        "rope_parameters.rope_type=yarn,rope_parameters.factor=4,rope_parameters.original_max_position_embeddings=64"
+    )
+    original, model = start(checkpoint), start(checkpoint, f"num_decoder_layers=1,{yarn}")
+    given = {"rope_type": "yarn", "factor": 4, "original_max_position_embeddings": 64}
+    assert original.config.rope_parameters.items() < (model.config.rope_parameters | {"rope_type": "default"}).items()
+    assert model.config.rope_parameters.items() >= given.items()
+    assert model.config.num_decoder_layers == 1
+    # Slow rotations of heads are stretched, the fastest stay.
+    slow, fast = (it.model.rotary_emb.inv_freq for it in (model, original))
+    assert slow[0] == fast[0]
+    assert slow[-1] < fast[-1]
 
 
 @pytest.mark.parametrize(
