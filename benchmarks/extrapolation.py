@@ -9,7 +9,6 @@ Masked-LM loss at lengths that a model was not trained at, by position, in `resu
 """
 
 import argparse
-import itertools
 import sys
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -55,14 +54,15 @@ def main(arguments: Sequence[str], path: Path = RESULTS / "architecture.json") -
             raise ValueError(f"No document of the {options.split} split has {length} tokens.")
         windows[length] = found[: options.most_windows]
     rows: list[list[Any]] = []
-    for rotation, length in itertools.product(options.rotations, edges[1:]):
+    for rotation in options.rotations:
         model = load_rotated(options.model, rotation, options.trained_at)
-        positions, losses = loss_by_position(model, windows[length], tokenizer, options.tokens_per_batch)
-        bucket = np.digitize(positions, edges[1:-1])
-        means = [float(losses[bucket == number].mean()) for number in range(edges.index(length))]
-        means += [float("nan")] * (len(edges) - 1 - len(means))
-        cells = map(_cell, [float(losses.mean()), *means])
-        rows.append([rotation.replace(":", " "), length, len(windows[length]), *cells])
+        for length, some in windows.items():
+            positions, losses = loss_by_position(model, some, tokenizer, options.tokens_per_batch)
+            bucket = np.digitize(positions, edges[1:-1])
+            means = [float(losses[bucket == number].mean()) for number in range(edges.index(length))]
+            means += [float("nan")] * (len(edges) - 1 - len(means))
+            cells = map(_cell, [float(losses.mean()), *means])
+            rows.append([rotation.replace(":", " "), length, len(some), *cells])
     merge_results(path, {}, [_table(options, edges, rows)])
 
 

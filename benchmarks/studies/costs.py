@@ -248,7 +248,7 @@ def measure_encoding(options: argparse.Namespace) -> dict[str, Any]:
     kind = "cpu" if device.type == "cpu" else "gpu"
     note = (
         f"seconds of {options.ours} for a document of {options.length} tokens over those of {options.control}, "
-        f"batches of one, {str(dtype).removeprefix('torch.')}; required: at most 0.2"
+        f"batches of one, {_name(dtype)}; required: at most 0.2"
     )
     key = f"seconds_{options.length // 1024}k_over_modernbert_{kind}"
     columns = ["model", "parameters (M)", "tokens", "seconds a document"]
@@ -305,7 +305,7 @@ def measure_longest(options: argparse.Namespace) -> dict[str, Any]:
     figures = {"longest_document_tokens": figure([longest], note, "tokens")}
     note = (
         f"how far the concepts of a document of {min(options.lengths)} tokens in {COMPARED_CHUNKS} chunks are from "
-        f"those of the whole, over the length of these; {options.ours}, random weights, {_dtype_name(model)}"
+        f"those of the whole, over the length of these; {options.ours}, random weights, {_name(model.dtype)}"
     )
     figures["chunks_relative_error"] = figure([apart], note, "fraction")
     return {"figures": figures, "tables": [asdict(table)]}
@@ -328,8 +328,8 @@ def distance_of_chunks(model: ConceptEncoder, length: int) -> float:
     return apart
 
 
-def _dtype_name(model: ConceptEncoder) -> str:
-    return str(model.dtype).removeprefix("torch.")
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def longest_document(rates: Mapping[int, float]) -> int:

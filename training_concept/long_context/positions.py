@@ -61,9 +61,7 @@ def tokenize_positions(
     def encode(batch: Mapping[str, list], rows: Sequence[int]) -> dict[str, Any]:
         columns = cut_rows([batch[name] for name in names], tokenizer, max_length)
         encoded = tokenizer(*columns, truncation=True, max_length=max_length)
-        found = [
-            locate(task, examples.examples[row], encoded, place, columns[-1][place]) for place, row in enumerate(rows)
-        ]
+        found = [locate(task, examples.examples[row], encoded, place) for place, row in enumerate(rows)]
         own = {"positions": [each[0] for each in found], "targets": [each[1] for each in found]}
         return {**encoded, **own, "query_end": [_query_end(encoded, place) for place in range(len(rows))]}
 
@@ -72,17 +70,13 @@ def tokenize_positions(
     return rows.map(encode, batched=True, with_indices=True, remove_columns=names, num_proc=num_proc)
 
 
-def _locate_candidates(
-    task: Task, example: Example, encoded: BatchEncoding, row: int, document: str
-) -> tuple[list[int], list[int]]:
+def _locate_candidates(task: Task, example: Example, encoded: BatchEncoding, row: int) -> tuple[list[int], list[int]]:
     side = _document_side(encoded, row)
     places = [_token(encoded, row, character, side) for character in example.candidates]
     return places, [int(number in set(example.selected)) for number in range(len(places))]
 
 
-def _locate_answers(
-    task: Task, example: Example, encoded: BatchEncoding, row: int, document: str
-) -> tuple[list[int], list[int]]:
+def _locate_answers(task: Task, example: Example, encoded: BatchEncoding, row: int) -> tuple[list[int], list[int]]:
     side = _document_side(encoded, row)
     inside = [token for token, sequence in enumerate(encoded.sequence_ids(row)) if sequence == side]
     ends = [
@@ -90,7 +84,7 @@ def _locate_answers(
     ]
     found = [end for pair in ends if NOWHERE not in pair for end in pair]
     offsets = encoded.encodings[row].offsets
-    blank = [token for token in inside if not document[slice(*offsets[token])].strip()]
+    blank = [token for token in inside if not example.text[slice(*offsets[token])].strip()]
     # What is cut off has no answer here, as has what the task says so of.
     return [inside[0], inside[-1], *blank] if inside else [0, 0], found or [0, 0]
 

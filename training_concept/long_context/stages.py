@@ -75,7 +75,7 @@ def make_stage(
     training_args: FineTuningArguments,
     tokenizer: PreTrainedTokenizerBase,
 ) -> Stage:
-    """A stage of `parts` at a length, in batches of `options.batch_tokens` if that is given."""
+    """A stage of `parts` at a length, with the batches and learning rate that `options` give it."""
     args = _at_length(training_args, options, length)
     return Stage(length, make_tuner(task, model_args, options, args, tokenizer, length), parts)
 
