@@ -24,11 +24,14 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_update
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
 
-from .kernels import Rotation, norm_and_rotate
+from .kernels import Rotation, gated_gelu, norm_and_rotate
+from .range_kernels import HAS_TRITON, KeyRanges, attend_ranges, has_range_kernels
 
 VARLEN = "varlen"
 # Attention kernels of GPUs work on tiles of so many queries, whether they are there or not.
 TILE = 64
+# Documents of at most so many keys are faster as ranges, whose tiles hold several, than one by one.
+SHORT = 256
 
 
 class Stream(NamedTuple):
@@ -93,6 +96,7 @@ class Segments(NamedTuple):
         query_starts, key_starts: int32 `[segments + 1]`, where each document starts, and where the last one ends.
         max_queries, max_keys: no document has more.
         window: query `i` of a document reads its keys `j` with `|i - j| <= window`; `None` if it reads them all.
+        ranges: the same for kernels that take it so, `[1, queries]`, where those are faster; see `with_ranges`.
     """
 
     query_starts: torch.Tensor
@@ -100,6 +104,7 @@ class Segments(NamedTuple):
     max_queries: int
     max_keys: int
     window: int | None = None
+    ranges: KeyRanges | None = None
 
 
 class LocalWindows(NamedTuple):
@@ -121,6 +126,26 @@ class LocalWindows(NamedTuple):
     num_queries: int
     key_slots: torch.Tensor | None = None
     query_slots: torch.Tensor | None = None
+
+
+def segment_ranges(segments: Segments, num_queries: int) -> KeyRanges:
+    """What each of `num_queries` queries of `segments` reads, as one stretch of keys."""
+    starts, key_starts = segments.query_starts, segments.key_starts
+    places = torch.arange(num_queries, dtype=starts.dtype, device=starts.device)
+    segment = torch.searchsorted(starts[1:], places, right=True)
+    first, last = key_starts[segment], key_starts[segment + 1] - 1
+    if segments.window is not None:
+        own = places - starts[segment] + first
+        first, last = torch.maximum(first, own - segments.window), torch.minimum(last, own + segments.window)
+    return KeyRanges(first.unsqueeze(0), last.unsqueeze(0))
+
+
+def with_ranges(segments: Segments, num_queries: int) -> Segments:
+    """`segments` with the ranges of all their queries, where kernels are there for those and are faster."""
+    pays = segments.window is not None or segments.max_keys <= SHORT
+    if not (pays and HAS_TRITON and segments.query_starts.is_cuda):
+        return segments
+    return segments._replace(ranges=segment_ranges(segments, num_queries))
 
 
 def document_mask(queries: Stream, keys: Stream) -> torch.Tensor | None:
@@ -154,7 +179,8 @@ def read_documents(queries: Stream, keys: Stream, unpadded: bool) -> dict[str, A
     sized = queries.sizes if keys.sizes is None else keys.sizes
     unused = max(queries.num_unused, keys.num_unused)
     query_starts, key_starts = (stream.starts(sized.shape[1], unused, sized.device) for stream in (queries, keys))
-    return {"segments": Segments(query_starts, key_starts, queries.longest, keys.longest)}
+    segments = Segments(query_starts, key_starts, queries.longest, keys.longest)
+    return {"segments": with_ranges(segments, queries.batch * queries.length)}
 
 
 def read_neighbours(stream: Stream, window: int, unpadded: bool, device: torch.device) -> dict[str, Any]:
@@ -168,7 +194,8 @@ def read_neighbours(stream: Stream, window: int, unpadded: bool, device: torch.d
     if unpadded and stream.is_contiguous:
         documents = 1 if stream.sizes is None else stream.sizes.shape[1]
         starts = stream.starts(documents, stream.num_unused, device)
-        return {"segments": Segments(starts, starts, stream.longest, stream.longest, window // 2)}
+        segments = Segments(starts, starts, stream.longest, stream.longest, window // 2)
+        return {"segments": with_ranges(segments, stream.batch * stream.length)}
     visible = torch.ones(stream.batch, stream.length, dtype=torch.bool, device=device)
     visible = visible if stream.mask is None else stream.mask
     return {"windows": self_windows(visible, window, stream.documents)}
@@ -230,6 +257,20 @@ def cross_windows(
     key = key_rank.unsqueeze(2)
     mask = ((query_rank - key).abs() <= half) & (key >= first) & (key <= last)
     return LocalWindows(mask.flatten(0, 1)[:, None], block, num_queries, key_rank.clamp(0, slots - 1), query_slots)
+
+
+def window_ranges(
+    query_rank: torch.Tensor, first: torch.Tensor, end: torch.Tensor, window: int, query_slots: torch.Tensor | None
+) -> KeyRanges:
+    """The windows of `cross_windows`, whose arguments these are, as stretches of keys."""
+    last = torch.maximum(end - 1, first)
+    rank = torch.minimum(query_rank, last)
+    bounds = torch.maximum(rank - window // 2, first), torch.minimum(rank + window // 2, last)
+    if query_slots is not None:
+        # What is no query reads with the last one, not to keep the tile that it lies in busy.
+        index = query_slots.clamp(max=query_rank.shape[1] - 1)
+        bounds = take(bounds[0], index), take(bounds[1], index)
+    return KeyRanges(*(bound.to(torch.int32) for bound in bounds))
 
 
 def take(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
@@ -406,6 +447,9 @@ def _attend_segments_on_gpu(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, segments: Segments, scaling: float
 ) -> torch.Tensor:
     """As `_attend_segments`, in one kernel."""
+    if segments.ranges is not None and has_range_kernels(query.device, query.dtype, query.shape[-1]):
+        query, key, value = (states.unsqueeze(0) for states in (query, key, value))
+        return attend_ranges(query, key, value, segments.ranges, scaling).squeeze(0)
     return _varlen_kernel(query, key, value, segments, scaling)[0]
 
 
@@ -477,17 +521,21 @@ def varlen_attention_forward(
     scaling: float,
     dropout: float = 0.0,
     segments: Segments | None = None,
+    ranges: KeyRanges | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """
     Attention within documents that lie end to end, without padding and without a mask.
 
-    Shapes as in `eager_attention_forward`, with batches laid end to end (`batch` is 1) where `segments` are given;
-    SDPA where they are not. On CUDA one flash kernel, elsewhere document by document.
+    Shapes as in `eager_attention_forward`, with batches laid end to end (`batch` is 1) where `segments` are given: on
+    CUDA one flash kernel, elsewhere document by document. Kernels of their own for `ranges`; without either SDPA.
 
     Raises:
         `ValueError`: for dropout, and on CUDA in other than half precision.
     """
+    if ranges is not None:
+        query, key, value = (states.transpose(1, 2) for states in (query, key, value))
+        return attend_ranges(query, key, value, ranges, scaling), None
     if segments is None and attention_mask is None and (parts := num_key_parts(query, key)) > 1:
         return attend_in_parts(query, key, value, scaling, parts), None
     if segments is None:
@@ -633,7 +681,7 @@ class ConceptAttention(nn.Module):
         hidden_states: torch.Tensor,
         key_value_states: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        windows: LocalWindows | None = None,
+        windows: LocalWindows | KeyRanges | None = None,
         segments: Segments | None = None,
         query_rotation: Rotation | None = None,
         key_rotation: Rotation | None = None,
@@ -644,7 +692,8 @@ class ConceptAttention(nn.Module):
             hidden_states: `[batch, queries, width]`.
             key_value_states: `[batch, keys, key_width]`; `None` is self-attention.
             attention_mask: bool, `True` where a query may read, broadcastable to `[batch, 1, queries, keys]`.
-            windows: reads are confined to these windows; takes the place of `attention_mask`.
+            windows: reads are confined to these windows; takes the place of `attention_mask`. Of `KeyRanges` a backend
+                has to know by itself.
             segments: reads are confined to these documents of all rows laid end to end; takes the place of both.
             query_rotation, key_rotation: from `ConceptRotaryEmbedding`, or `None` for states without a position.
 
@@ -657,6 +706,8 @@ class ConceptAttention(nn.Module):
         if segments is not None:
             query, key, value = (states.flatten(0, 1).unsqueeze(0) for states in (query, key, value))
             kwargs["segments"] = segments
+        elif isinstance(windows, KeyRanges):
+            kwargs["ranges"] = windows
         elif windows is not None:
             query = _query_blocks(query, windows)
             key, value = _key_blocks(key, windows), _key_blocks(value, windows)
@@ -677,7 +728,7 @@ class ConceptAttention(nn.Module):
         output = output.flatten(2)
         if segments is not None:
             output = output.view(hidden_states.shape)
-        elif windows is not None:
+        elif isinstance(windows, LocalWindows):
             output = _from_blocks(output, windows, hidden_states.shape[0])
         return self.o_proj(output), weights
 
@@ -730,10 +781,14 @@ class ConceptMLP(nn.Module):
         self.gate_up_proj = nn.Linear(width, 2 * inner_width, bias=False)
         self.down_proj = ResidualLinear(inner_width, width)
         self.act_fn = ACT2FN[config.hidden_activation]
+        self.is_gelu = config.hidden_activation == "gelu_pytorch_tanh"
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """`[..., width]` to `[..., width]`."""
-        gate, up = self.gate_up_proj(hidden_states).chunk(2, dim=-1)
+        gate_up = self.gate_up_proj(hidden_states)
+        if self.is_gelu:
+            return self.down_proj(gated_gelu(gate_up))
+        gate, up = gate_up.chunk(2, dim=-1)
         return self.down_proj(self.act_fn(gate) * up)
 
 

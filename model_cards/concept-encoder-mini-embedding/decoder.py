@@ -32,14 +32,18 @@ from .attention import (
     read_neighbours,
     take,
     takes_documents,
+    window_ranges,
 )
 from .concepts import Concepts
 from .kernels import Rotation, product_dtype
 from .outputs import ConceptEncoderOutput
+from .range_kernels import KeyRanges, has_range_kernels
 from .tokens import TokenLayout, document_sizes
 
 
-def decoder_windows(layout: TokenLayout, wanted: torch.Tensor | None, window: int, batch: int) -> LocalWindows:
+def decoder_windows(
+    layout: TokenLayout, wanted: torch.Tensor | None, window: int, batch: int, as_ranges: bool = False
+) -> LocalWindows | KeyRanges:
     """
     Windows of queries at input positions on the visible tokens around them.
 
@@ -48,6 +52,7 @@ def decoder_windows(layout: TokenLayout, wanted: torch.Tensor | None, window: in
         wanted: int64 `[batch, K]`, the positions that have a query, -1 for none; `None` if all have.
         window: visible tokens, half of them on each side.
         batch: rows of the batch.
+        as_ranges: whether they are wanted as stretches of keys.
     """
     slots = length = layout.positions.shape[1]
     visible = torch.ones(batch, length, dtype=torch.long, device=layout.positions.device)
@@ -61,7 +66,10 @@ def decoder_windows(layout: TokenLayout, wanted: torch.Tensor | None, window: in
     end = counts.cumsum(dim=1)
     first, end = (end - counts).gather(1, documents), end.gather(1, documents)
     query_slots = None if wanted is None else torch.where(wanted < 0, length, wanted)
-    return cross_windows(visible.cumsum(dim=1) - visible, first, end, slots, window, query_slots)
+    rank = visible.cumsum(dim=1) - visible
+    if as_ranges:
+        return window_ranges(rank, first, end, window, query_slots)
+    return cross_windows(rank, first, end, slots, window, query_slots)
 
 
 def encoded_concepts(
@@ -291,8 +299,9 @@ class ConceptDecoder(nn.Module):
         }
         token_reads = {}
         if len(self.token_reads) > 0 and tokens is not None:
+            as_ranges = self._takes_ranges(states)
             token_reads = {
-                "windows": decoder_windows(layout, wanted, self.config.decoder_window, batch),
+                "windows": decoder_windows(layout, wanted, self.config.decoder_window, batch, as_ranges),
                 "query_rotation": query_rotation,
                 "key_rotation": rotate(states, layout.to_slots(layout.positions)),
             }
@@ -302,6 +311,12 @@ class ConceptDecoder(nn.Module):
                 states = residual = self.token_reads[depth](states, tokens, residual, **token_reads, **kwargs)
             states = residual = concept_read(states, concepts.states, residual, **concept_reads, **kwargs)
         return states
+
+    def _takes_ranges(self, states: torch.Tensor) -> bool:
+        """Whether the backend attends to the tokens around `states` without gathering them; it has no dropout."""
+        config = self.config
+        has_kernels = has_range_kernels(states.device, product_dtype(states), config.head_dim)
+        return has_kernels and takes_documents(config) and config.attention_dropout == 0
 
     def _order(self, layout: TokenLayout, wanted: torch.Tensor | None) -> torch.Tensor | None:
         """The order of `wanted` `[batch, K]` that lays queries of one document side by side, if that is needed."""

@@ -30,9 +30,8 @@ from .kernels import product_dtype
 IGNORED = -100
 # Logits of one chunk, as float32: enough of them to fill a GPU, and few beside the states of a training step.
 CHUNK_BYTES = 2**28
-# Up to so many bytes of logits, as float32, a compiler gets all of them at once. It makes passes over half-precision
-# logits of softmax and gradient, which takes as many bytes at its peak and is faster than any other kernel.
-COMPILED_BYTES = 2**32
+# Where a compiler makes passes over half-precision logits of softmax and gradient, and never has them in float32.
+COMPILED_CHUNK_BYTES = 2**30
 
 
 def labelled_positions(labels: torch.Tensor) -> torch.Tensor | None:
@@ -251,12 +250,14 @@ def choose_kernel(num_positions: int, num_classes: int) -> str:
     The fastest kernel that bounds memory, from what is known before any value is: the size of the logits, and whether
     they are being compiled.
 
-    Logits that fit into one chunk, and up to 4 GiB of them under `torch.compile`, are best held at once; all others go
-    by chunks. It is never Liger Kernel, which reads the number of labels back to the host, and of which an H100 took
-    three times as long as of compiled logits.
+    Logits that fit into one chunk are best held at once; all others go by chunks. It is never Liger Kernel, which
+    reads the number of labels back to the host, and of which an H100 took three times as long as of compiled logits.
     """
-    held = COMPILED_BYTES if torch.compiler.is_compiling() else CHUNK_BYTES
-    return "torch" if _logit_bytes(num_positions, num_classes) <= held else "chunked"
+    return "torch" if _logit_bytes(num_positions, num_classes) <= _chunk_bytes() else "chunked"
+
+
+def _chunk_bytes() -> int:
+    return COMPILED_CHUNK_BYTES if torch.compiler.is_compiling() else CHUNK_BYTES
 
 
 def _logit_bytes(num_positions: int, num_classes: int) -> int:
@@ -360,7 +361,7 @@ def _sum_of_chunks(
     by_states: list[torch.Tensor] = []
     by_weight = torch.zeros_like(weight, dtype=wide) if wanted[1] else None
     by_bias = torch.zeros_like(bias, dtype=wide) if wanted[2] else None
-    num_chunks = max(math.ceil(_logit_bytes(states.shape[0], weight.shape[0]) / CHUNK_BYTES), 1)
+    num_chunks = max(math.ceil(_logit_bytes(states.shape[0], weight.shape[0]) / _chunk_bytes()), 1)
     for rows, labels in zip(states.chunk(num_chunks), targets.chunk(num_chunks), strict=True):
         logits = nn.functional.linear(rows, weight, bias)
         total = total + _differentiate(logits, labels, criterion, any(wanted))

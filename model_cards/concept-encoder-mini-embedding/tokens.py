@@ -325,18 +325,25 @@ class ConceptTokenEmbedding(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout)
 
     def forward(
-        self, words: torch.Tensor, token_type_ids: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor | None
+        self,
+        words: torch.Tensor,
+        token_type_ids: torch.Tensor | None,
+        positions: torch.Tensor,
+        mask: torch.Tensor | None,
     ) -> torch.Tensor:
         """
         Args:
             words: `[batch, V, embedding_size]`.
-            token_type_ids: int64 `[batch | 1, V]`.
+            token_type_ids: int64 `[batch | 1, V]`; `None` if all are 0.
             positions: int64 `[batch | 1, V]`.
             mask: bool `[batch, V]` or `None`; unused slots become zeros.
 
         Returns:
             Token states `[batch, V, token_hidden_size]`.
         """
+        if token_type_ids is None:
+            # One for all: its gradient is a sum, where on a GPU every token would add to the same place.
+            token_type_ids = positions.new_zeros(1, 1)
         states = words + self.token_type_embeddings(token_type_ids)
         if self.position_embeddings is not None:
             states = states + self.position_embeddings(positions)

@@ -42,7 +42,7 @@ CODE_FILES = {
     "configuration_concept": ("configuration_concept",),
     "modeling_concept": (
         *("modeling_concept", "attention", "tokens", "concepts", "decoder"),
-        *("encoding", "kernels", "loading", "losses", "outputs", "pooling", "sentence_embedding"),
+        *("encoding", "kernels", "range_kernels", "loading", "losses", "outputs", "pooling", "sentence_embedding"),
     ),
 }
 # What makes sentence-transformers load a checkpoint with the module that is made for it.

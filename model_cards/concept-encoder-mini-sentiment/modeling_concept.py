@@ -106,7 +106,7 @@ class ConceptEncoderPreTrainedModel(PreTrainedModel):
     _former_names: dict[str, str] = {}
     _no_split_modules = ["ConceptBlock"]
     # What is worth a graph of its own where the model is not compiled as a whole.
-    _compiled_modules = ["ConceptBlock", "ConceptPredictionHead", "LinearCrossEntropy"]
+    _compiled_modules = ["ConceptTokenEmbedding", "ConceptBlock", "ConceptPredictionHead", "LinearCrossEntropy"]
     _supports_sdpa = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
@@ -329,14 +329,12 @@ class ConceptEncoder(ConceptEncoderPreTrainedModel):
         layout: TokenLayout,
     ) -> torch.Tensor:
         """Token states `[batch, V, token_hidden_size]` before any layer."""
-        if token_type_ids is None:
-            token_type_ids = torch.zeros_like(layout.positions)
         if inputs_embeds is None:
             words = self.embed_tokens(layout.to_slots(input_ids))
         else:
             words = layout.to_slots(inputs_embeds)
-        positions = layout.to_slots(layout.positions)
-        return self.embeddings(words, layout.to_slots(token_type_ids), positions, layout.mask)
+        types = None if token_type_ids is None else layout.to_slots(token_type_ids)
+        return self.embeddings(words, types, layout.to_slots(layout.positions), layout.mask)
 
     def _surroundings(self, tokens: torch.Tensor, layout: TokenLayout) -> tuple[Rotation | None, list[dict[str, Any]]]:
         """Rotations of a stream of tokens, and the arguments of layers that mix them."""

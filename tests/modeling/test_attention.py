@@ -11,14 +11,17 @@ from modeling_concept.attention import (
     VARLEN,
     ConceptAttention,
     ConceptRotaryEmbedding,
+    Segments,
     Stream,
     attend_in_parts,
     cross_windows,
     eager_attention_forward,
     read_documents,
     read_neighbours,
+    segment_ranges,
     self_windows,
     varlen_attention_forward,
+    window_ranges,
 )
 from modeling_concept.kernels import rotate
 from tests.modeling.tiny import LENGTH_DEPENDENT, VARIANTS, document, masked_batch, tiny_config, tiny_model
@@ -100,6 +103,44 @@ def test_documents_without_padding_equal_masked_ones():
     unpadded, _ = module(states, keys, **read_documents(*streams, unpadded=True))
     used = streams[0].mask
     torch.testing.assert_close(unpadded[used], masked[used], atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize("window", [None, 3])
+def test_ranges_of_segments_say_what_documents_say(window):
+    """Among them documents without queries, without keys, and unused slots."""
+    sizes = [torch.tensor(it) for it in ([[4, 0, 3], [2, 6, 0]], [[5, 6, 0], [9, 1, 0]])]
+    streams = [
+        Stream(2, length, length, torch.arange(length) < used.sum(dim=1, keepdim=True), None, used)
+        for length, used in zip((9, 14), sizes, strict=True)
+    ]
+    queries, keys = streams if window is None else (streams[1], streams[1])
+    unused = max(queries.num_unused, keys.num_unused)
+    starts = [stream.starts(3, unused, torch.device("cpu")) for stream in (queries, keys)]
+    segments = Segments(*starts, queries.longest, keys.longest, window)
+    first, last = segment_ranges(segments, 2 * queries.length)
+    expected = torch.zeros(2 * queries.length, 2 * keys.length, dtype=torch.bool)
+    places = torch.arange(2 * keys.length)
+    for begin, end, key_begin, key_end in zip(starts[0], starts[0][1:], starts[1], starts[1][1:], strict=False):
+        for query in range(begin, end):
+            near = True if window is None else (places - query).abs() <= window
+            expected[query] = (places >= key_begin) & (places < key_end) & near
+    assert torch.equal((places >= first[0, :, None]) & (places <= last[0, :, None]), expected)
+
+
+@pytest.mark.parametrize("window", [2, 7])
+def test_windows_as_ranges_equal_those_in_blocks(window):
+    num_keys = torch.tensor([[13], [7], [0]])
+    rank = torch.randint(0, 2, (3, 29), generator=torch.Generator().manual_seed(0)).cumsum(dim=1).minimum(num_keys)
+    wanted = torch.tensor([[3, 0, 28], [5, 6, 29], [11, 29, 29]])
+    module, first = attention(key_width=16), torch.zeros_like(num_keys)
+    queries, keys = torch.randn(3, 3, 32, dtype=torch.float64), torch.randn(3, 13, 16, dtype=torch.float64)
+    blocked, _ = module(queries, keys, windows=cross_windows(rank, first, num_keys, 13, window, wanted))
+    low, high = window_ranges(rank, first, num_keys, window, wanted)
+    places = torch.arange(13)
+    mask = (places >= low[..., None]) & (places <= high[..., None])
+    dense, _ = module(queries, keys, attention_mask=mask[:, None])
+    there = wanted < 29
+    torch.testing.assert_close(blocked[there], dense[there], atol=1e-10, rtol=0)
 
 
 def test_only_holes_between_concepts_bring_masks_back():

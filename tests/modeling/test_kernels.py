@@ -185,6 +185,32 @@ def test_file_can_be_imported_again_under_other_names_and_its_own():
         torch.testing.assert_close(outputs_and_gradients(module.norm_and_rotate_in_triton, *arguments), expected)
 
 
+@on_kernels
+@pytest.mark.parametrize("shape", [(1, 2), (3, 5, 14), (2, 301, 48), (0, 6)])
+def test_gated_activation_equals_torch(shape):
+    torch.manual_seed(0)
+    results = []
+    gate_up = 3 * torch.randn(shape, device=DEVICE)
+    for function in (kernels.gated_gelu_with_triton, by_torch):
+        leaf = gate_up.clone().requires_grad_()
+        output = function(leaf)
+        upstream = torch.linspace(-1, 1, output.numel(), device=DEVICE).sin().view(output.shape)
+        # Of any strides, as gradients are.
+        output.backward(upstream.T.contiguous().T if upstream.dim() == 2 else upstream)
+        results.append([output, leaf.grad])
+    torch.testing.assert_close(*results, atol=1e-5, rtol=1e-5)
+
+
+def by_torch(gate_up: torch.Tensor) -> torch.Tensor:
+    gate, up = gate_up.chunk(2, dim=-1)
+    return torch.nn.functional.gelu(gate, approximate="tanh") * up
+
+
+def test_gated_activation_without_a_kernel_is_that_of_torch():
+    gate_up = torch.randn(3, 14, dtype=torch.float64, requires_grad=True)
+    torch.testing.assert_close(kernels.gated_gelu(gate_up), by_torch(gate_up), atol=0, rtol=0)
+
+
 @on_gpu
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_kernel_compiles_without_graph_break(dynamic):

@@ -41,6 +41,7 @@ KERNELS = [
 def small_chunks(monkeypatch):
     """Five positions in a chunk, which do not divide K."""
     monkeypatch.setattr(losses, "CHUNK_BYTES", 5 * V * 4)
+    monkeypatch.setattr(losses, "COMPILED_CHUNK_BYTES", 5 * V * 4)
 
 
 @pytest.fixture
@@ -255,7 +256,7 @@ def test_compiled_under_autocast_equals_eager(fresh_compiler):
 
 @pytest.mark.slow
 def test_inductor_equals_eager(fresh_compiler, monkeypatch):
-    monkeypatch.setattr(losses, "CHUNK_BYTES", K * 64 * 4)
+    monkeypatch.setattr(losses, "COMPILED_CHUNK_BYTES", K * 64 * 4)
     monkeypatch.setattr(losses, "_num_extra_classes", lambda weight: -weight.shape[0] % 64)
     *leaves, targets = problem(torch.float32)
     expected = with_gradients(linear_cross_entropy(*leaves, targets, kernel="torch", **TERMS["both"]), *leaves)
@@ -327,7 +328,7 @@ def test_chunks_compute_no_logits_twice_and_no_gradients_that_nobody_wants():
 
 def test_auto_goes_by_size_and_compiler(monkeypatch, fresh_compiler):
     monkeypatch.setattr(losses, "CHUNK_BYTES", 10 * V * 4)
-    monkeypatch.setattr(losses, "COMPILED_BYTES", 20 * V * 4)
+    monkeypatch.setattr(losses, "COMPILED_CHUNK_BYTES", 20 * V * 4)
     assert [choose_kernel(positions, V) for positions in (10, 11, 21)] == ["torch", "chunked", "chunked"]
     compiled = torch.compile(lambda x: x + (choose_kernel(len(x), V) == "torch"), backend="eager", dynamic=False)
     assert [compiled(torch.zeros(positions))[0].item() for positions in (10, 11, 20, 21)] == [1, 1, 1, 0]

@@ -1,0 +1,196 @@
+# Copyright 2026 The Concept Encoder authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Attention on ranges of keys equals attention under a mask, in both passes; on a CPU in Triton's interpreter."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from packaging.version import Version
+from torch.utils.checkpoint import checkpoint
+from transformers.dynamic_module_utils import get_imports
+
+from modeling_concept import range_kernels
+from modeling_concept.range_kernels import KEY_TILE, QUERY_TILE, KeyRanges, query_tiles
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+INTERPRETED = DEVICE == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"
+SCALING = 0.3
+on_kernels = pytest.mark.skipif(
+    not (range_kernels.HAS_TRITON and (INTERPRETED or DEVICE == "cuda")),
+    reason="no Triton, or a CPU without its interpreter",
+)
+# `wrap_triton` takes no function of the interpreter before.
+WRAPS_INTERPRETED = Version(torch.__version__) >= Version("2.13")
+# Matrix products of float32 are shortened on a GPU.
+ATOL = 1e-4 if DEVICE == "cpu" else 2e-2
+
+
+def states(batch: int, queries: int, keys: int, heads: int, head_dim: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Queries, and the fused projection of keys and values."""
+    torch.manual_seed(0)
+    shapes = ((batch, queries, heads, head_dim), (batch, keys, 2, heads, head_dim))
+    return tuple(torch.randn(shape, device=DEVICE, requires_grad=True) for shape in shapes)
+
+
+def ascending(batch: int, queries: int, keys: int, width: int) -> KeyRanges:
+    """Ranges of at most `width` keys that move on with their queries, as those of a text do."""
+    centre = torch.randint(keys, (batch, queries), device=DEVICE).sort(dim=1).values
+    first, last = (centre - width // 2).clamp(min=0), (centre + width // 2).clamp(max=keys - 1)
+    return KeyRanges(first.int(), last.int())
+
+
+def scattered(batch: int, queries: int, keys: int) -> KeyRanges:
+    """Ranges of any place and length, in no order."""
+    ends = torch.randint(keys, (2, batch, queries), device=DEVICE).sort(dim=0).values
+    return KeyRanges(*ends.int())
+
+
+def under_a_mask(query: torch.Tensor, both: torch.Tensor, ranges: KeyRanges) -> torch.Tensor:
+    """What the kernels compute, from all logits."""
+    key, value = both.unbind(2)
+    places = torch.arange(key.shape[1], device=DEVICE)
+    mask = (places >= ranges.first[..., None]) & (places <= ranges.last[..., None])
+    logits = torch.einsum("bqhd,bkhd->bhqk", query, key) * SCALING
+    weights = logits.masked_fill(~mask[:, None], -torch.inf).softmax(dim=-1)
+    return torch.einsum("bhqk,bkhd->bqhd", weights, value)
+
+
+def in_triton(query: torch.Tensor, both: torch.Tensor, ranges: KeyRanges) -> torch.Tensor:
+    return range_kernels.attend_ranges(query, *both.unbind(2), ranges, SCALING)
+
+
+def outputs_and_gradients(function, query: torch.Tensor, both: torch.Tensor, ranges: KeyRanges) -> list[torch.Tensor]:
+    """What comes out, and the gradients, for an upstream one whose heads lie before its positions."""
+    output = function(query, both, ranges)
+    upstream = torch.linspace(-9, 9, output.numel(), device=DEVICE).sin().to(output.dtype)
+    output.transpose(1, 2).backward(upstream.view_as(output.transpose(1, 2)))
+    gradients = [query.grad, both.grad]
+    query.grad = both.grad = None
+    return [output.detach(), *gradients]
+
+
+@pytest.mark.skipif(not WRAPS_INTERPRETED, reason="PyTorch is too old for interpreted kernels")
+@pytest.mark.skipif(not range_kernels.HAS_TRITON or INTERPRETED or DEVICE == "cuda", reason="no Triton, or runs here")
+def test_kernels_pass_in_triton_interpreter():
+    # What Triton's own functions become is settled when it is first imported.
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    root = Path(__file__).parents[2]
+    run = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert " passed" in run.stdout
+
+
+@on_kernels
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1, 16), (2, 70, 150, 3, 16), (1, 200, 65, 1, 32), (3, 5, 300, 2, 64)])
+@pytest.mark.parametrize("kind", ["ascending", "scattered", "one key"])
+def test_kernels_equal_attention_under_a_mask(shape, kind):
+    query, both = states(*shape)
+    width = 40 if kind == "ascending" else 0
+    ranges = scattered(*shape[:3]) if kind == "scattered" else ascending(*shape[:3], width)
+    results = [outputs_and_gradients(function, query, both, ranges) for function in (in_triton, under_a_mask)]
+    torch.testing.assert_close(*results, atol=ATOL, rtol=1e-3)
+
+
+@on_kernels
+def test_queries_without_keys_give_zeros_and_add_nothing_to_gradients():
+    query, both = states(1, 70, 90, 2, 16)
+    ranges = ascending(1, 70, 90, 20)
+    none = torch.arange(70, device=DEVICE) % 3 == 0
+    empty = KeyRanges(ranges.first, ranges.last.masked_fill(none, -1))
+    found = outputs_and_gradients(in_triton, query, both, empty)
+    assert found[0][:, none].eq(0).all()
+    assert found[1][:, none].eq(0).all()
+    kept = KeyRanges(*(bound[:, ~none] for bound in ranges))
+
+    def of_the_others(query: torch.Tensor, both: torch.Tensor, ranges: KeyRanges) -> torch.Tensor:
+        return torch.zeros_like(query).index_copy(
+            1, (~none).nonzero().flatten(), under_a_mask(query[:, ~none], both, kept)
+        )
+
+    expected = outputs_and_gradients(of_the_others, query, both, ranges)
+    torch.testing.assert_close(found, expected, atol=ATOL, rtol=1e-3)
+
+
+@on_kernels
+def test_keys_that_nobody_reads_get_gradients_of_zero():
+    query, both = states(1, 3, 200, 2, 16)
+    ranges = KeyRanges(*(torch.tensor([[place] * 3], dtype=torch.int32, device=DEVICE) for place in (70, 75)))
+    _, _, gradient = outputs_and_gradients(in_triton, query, both, ranges)
+    assert gradient[:, 70:76].ne(0).any(dim=(2, 3, 4)).all()
+    gradient[:, 70:76] = 0
+    assert gradient.eq(0).all()
+
+
+@on_kernels
+def test_no_queries_leave_gradients_of_zero():
+    query, both = states(2, 0, 9, 2, 16)
+    ranges = KeyRanges(*torch.zeros(2, 2, 0, dtype=torch.int32, device=DEVICE))
+    output, _, gradient = outputs_and_gradients(in_triton, query, both, ranges)
+    assert output.shape == (2, 0, 2, 16)
+    assert gradient.eq(0).all()
+
+
+@on_kernels
+def test_gradients_are_the_same_every_time_and_under_checkpointing():
+    (query, both), ranges = states(2, 150, 170, 2, 16), ascending(2, 150, 170, 30)
+
+    def checkpointed(*operands):
+        return checkpoint(in_triton, *operands, use_reentrant=False)
+
+    first, *others = (outputs_and_gradients(f, query, both, ranges) for f in (in_triton, in_triton, checkpointed))
+    for other in others:
+        torch.testing.assert_close(other, first, atol=0, rtol=0)
+
+
+@on_kernels
+def test_operator_keeps_the_rules_of_operators():
+    (query, both), ranges = states(1, 5, 9, 2, 16), ascending(1, 5, 9, 4)
+    rules = ("test_schema", "test_autograd_registration")
+    operator = range_kernels.attend_ranges_in_triton
+    torch.library.opcheck(operator, (query, *both.unbind(2), *ranges, SCALING), test_utils=rules)
+
+
+@pytest.mark.skipif(not (range_kernels.HAS_TRITON and DEVICE == "cuda"), reason="no Triton, or no GPU")
+@pytest.mark.parametrize("graphs", [False, True])
+def test_compiled_kernels_equal_eager_ones(graphs):
+    (query, both), ranges = states(1, 4000, 6000, 2, 64), ascending(1, 4000, 6000, 100)
+    options = {"mode": "reduce-overhead"} if graphs else {}
+    compiled = torch.compile(in_triton, fullgraph=True, dynamic=False, **options)
+    expected = outputs_and_gradients(in_triton, query, both, ranges)
+    for _ in range(3):
+        torch.compiler.cudagraph_mark_step_begin()
+        torch.testing.assert_close(outputs_and_gradients(compiled, query, both, ranges), expected)
+
+
+@pytest.mark.skipif(DEVICE != "cuda", reason="no GPU")
+def test_compiled_tiles_are_the_same():
+    ranges = ascending(1, 40000, 60000, 100)
+    compiled = torch.compile(query_tiles, fullgraph=True, dynamic=False)
+    assert torch.equal(compiled(ranges, 60000), query_tiles(ranges, 60000))
+
+
+def test_tiles_of_queries_are_those_that_read_a_tile_of_keys():
+    ranges = scattered(2, 500, 700)
+    tiles = query_tiles(ranges, 700)
+    assert tiles.shape == (2, -(-700 // KEY_TILE), 2)
+    for row in range(2):
+        for tile, begin in enumerate(range(0, 700, KEY_TILE)):
+            reads = (ranges.first[row] < begin + KEY_TILE) & (ranges.last[row] >= begin)
+            readers = reads.nonzero().flatten() // QUERY_TILE
+            assert tiles[row, tile].tolist() == [int(readers.min()), int(readers.max()) + 1]
+
+
+def test_tiles_of_keys_without_a_reader_are_passed_over():
+    place = 2 * KEY_TILE + 3
+    ranges = KeyRanges(*(torch.full((1, 3), bound, dtype=torch.int32) for bound in (place, place + 5)))
+    assert query_tiles(ranges, 4 * KEY_TILE).tolist() == [[[0, 0], [0, 0], [0, 1], [0, 0]]]
+
+
+def test_file_needs_no_triton():
+    assert set(get_imports(range_kernels.__file__)) <= {"torch", "transformers", *sys.stdlib_module_names}
+    assert not range_kernels.has_range_kernels(torch.device("cpu"), torch.bfloat16, 64)
