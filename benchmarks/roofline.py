@@ -50,7 +50,7 @@ KINDS = {
     "optimizer": ("multi_tensor", "adam"),
     "matmul": ("gemm", "nvjet", "cutlass", "cublas", "xmma", "splitk", "aten::mm", "aten::addmm", "aten::bmm"),
     "copies": ("memcpy", "memset", "aten::copy_"),
-    "elementwise and reductions": ("triton", "elementwise", "reduce", "norm", "softmax", "aten::"),
+    "elementwise and reductions": ("triton", "elementwise", "reduce", "norm", "gelu", "softmax", "aten::"),
 }
 WARM_UP = 5
 # Calls under the profiler, which remembers every kernel of them.

@@ -116,7 +116,7 @@ if is_triton_available():
         return tl.load(first + rows, mask=mask, other=num_keys), tl.load(last + rows, mask=mask, other=-1)
 
     @triton.jit
-    def _forward_kernel(
+    def _attention_kernel(
         output,
         log_sums,
         query,
@@ -167,7 +167,7 @@ if is_triton_available():
         tl.store(log_sums + tl.program_id(1) * num_queries + queries, highest + tl.log2(total), mask=there)
 
     @triton.jit
-    def _query_grad_kernel(
+    def _attention_query_grad_kernel(
         query_grad,
         products,
         output,
@@ -194,7 +194,7 @@ if is_triton_available():
         QUERIES: tl.constexpr,
         KEYS: tl.constexpr,
     ):
-        """As `_forward_kernel`; `products` of outputs with their gradients are kept for `_key_grad_kernel`."""
+        """As `_attention_kernel`; `products` of outputs and gradients are kept for `_attention_key_grad_kernel`."""
         batch, head = tl.program_id(1) // HEADS, tl.program_id(1) % HEADS
         queries = tl.program_id(0) * QUERIES + tl.arange(0, QUERIES)
         there, rows = queries < num_queries, batch * num_queries + queries
@@ -221,7 +221,7 @@ if is_triton_available():
         _store_rows(query_grad + head * DIM, rows, there, HEADS * DIM, total * SCALE, DIM)
 
     @triton.jit
-    def _key_grad_kernel(
+    def _attention_key_grad_kernel(
         key_grad,
         value_grad,
         tiles,
@@ -311,7 +311,7 @@ if is_triton_available():
         arguments = _arguments(query, key, value, KeyRanges(first, last), scaling)
         with torch.cuda.device_of(query):
             grid = (-(-queries // QUERY_TILE), batch * heads)
-            wrap_triton(_forward_kernel)[grid](output, log_sums, **arguments)
+            wrap_triton(_attention_kernel)[grid](output, log_sums, **arguments)
         return output, log_sums
 
     @triton_op(f"{_NAMESPACE}::attend_ranges_backward", mutates_args={})
@@ -335,10 +335,10 @@ if is_triton_available():
         arguments |= {"log_sums": log_sums, "products": products}
         with torch.cuda.device_of(query):
             grid = (-(-queries // QUERY_TILE), batch * heads)
-            wrap_triton(_query_grad_kernel)[grid](grads[0], output=output, **arguments)
+            wrap_triton(_attention_query_grad_kernel)[grid](grads[0], output=output, **arguments)
             grid = (-(-keys // KEY_TILE), batch * heads)
             tiles = query_tiles(ranges, keys)
-            wrap_triton(_key_grad_kernel)[grid](grads[1], grads[2], tiles, **arguments)
+            wrap_triton(_attention_key_grad_kernel)[grid](grads[1], grads[2], tiles, **arguments)
         return grads[0], grads[1], grads[2]
 
     def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, torch.Tensor]) -> None:

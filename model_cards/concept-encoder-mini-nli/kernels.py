@@ -154,7 +154,7 @@ if is_triton_available():
         return (tokens.to(tl.int64) * token_stride + heads * head_stride)[:, None] + tl.arange(0, HALF)[None, :]
 
     @triton.jit
-    def _forward_kernel(
+    def _norm_kernel(
         output,
         states,
         weight,
@@ -185,7 +185,7 @@ if is_triton_available():
         tl.store(output + offsets + HALF, second, mask=mask)
 
     @triton.jit
-    def _backward_kernel(
+    def _norm_backward_kernel(
         states_grad,
         weight_grads,
         output_grad,
@@ -288,7 +288,7 @@ if is_triton_available():
         arguments = _arguments(states, weight, cos, sin, eps, FORWARD_TILE)
         blocks = -(-arguments["num_tokens"] // arguments["TOKEN_BLOCK"])
         with torch.cuda.device_of(states):
-            wrap_triton(_forward_kernel)[(blocks,)](output, **arguments)
+            wrap_triton(_norm_kernel)[(blocks,)](output, **arguments)
         return output
 
     @triton_op(f"{_NAMESPACE}::norm_and_rotate_backward", mutates_args={})
@@ -309,7 +309,7 @@ if is_triton_available():
         grad = _flat(output_grad)
         arguments |= {"output_grad": grad, "grad_token_stride": grad.stride(0), "grad_head_stride": grad.stride(1)}
         with torch.cuda.device_of(states):
-            wrap_triton(_backward_kernel)[(programs,)](states_grad, weight_grads, **arguments)
+            wrap_triton(_norm_backward_kernel)[(programs,)](states_grad, weight_grads, **arguments)
         return states_grad, weight_grads.sum(dim=0)
 
     def _save(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
@@ -324,7 +324,7 @@ if is_triton_available():
     norm_and_rotate_in_triton.register_autograd(_backward, setup_context=_save)
 
     @triton.jit
-    def _gate_kernel(gate_up_grad, gate_up, output_grad, number, WIDTH: tl.constexpr, TILE: tl.constexpr):
+    def _gelu_backward_kernel(gate_up_grad, gate_up, output_grad, number, WIDTH: tl.constexpr, TILE: tl.constexpr):
         """Gradients of `gate_up` `[rows, 2 * WIDTH]` from those of the `number` outputs."""
         index = tl.program_id(0).to(tl.int64) * TILE + tl.arange(0, TILE)
         mask = index < number
@@ -351,8 +351,9 @@ if is_triton_available():
         gate_up_grad = torch.empty_like(gate_up)
         number, width = output_grad.numel(), output_grad.shape[-1]
         with torch.cuda.device_of(gate_up):
-            grid = (-(-number // GATE_TILE),)
-            wrap_triton(_gate_kernel)[grid](gate_up_grad, gate_up, output_grad, number, WIDTH=width, TILE=GATE_TILE)
+            arguments = {"number": number, "WIDTH": width, "TILE": GATE_TILE}
+            blocks = -(-number // GATE_TILE)
+            wrap_triton(_gelu_backward_kernel)[(blocks,)](gate_up_grad, gate_up, output_grad, **arguments)
         return gate_up_grad
 
     def _save_gates(ctx: Any, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
