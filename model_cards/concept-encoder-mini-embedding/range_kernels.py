@@ -49,9 +49,14 @@ class KeyRanges(NamedTuple):
     last: torch.Tensor
 
 
+def kernels_run_on(device: torch.device) -> bool:
+    """Whether kernels can be made for `device`."""
+    return HAS_TRITON and device.type == "cuda"
+
+
 def has_range_kernels(device: torch.device, dtype: torch.dtype, head_dim: int) -> bool:
     """Whether `attend_ranges` can attend there, in heads of `head_dim` and `dtype`."""
-    return HAS_TRITON and device.type == "cuda" and dtype in DTYPES and head_dim in HEAD_DIMS
+    return kernels_run_on(device) and dtype in DTYPES and head_dim in HEAD_DIMS
 
 
 def attend_ranges(

@@ -25,7 +25,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_u
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
 
 from .kernels import Rotation, gated_gelu, norm_and_rotate
-from .range_kernels import HAS_TRITON, KeyRanges, attend_ranges, has_range_kernels
+from .range_kernels import KeyRanges, attend_ranges, has_range_kernels, kernels_run_on
 
 VARLEN = "varlen"
 # Attention kernels of GPUs work on tiles of so many queries, whether they are there or not.
@@ -143,7 +143,7 @@ def segment_ranges(segments: Segments, num_queries: int) -> KeyRanges:
 def with_ranges(segments: Segments, num_queries: int) -> Segments:
     """`segments` with the ranges of all their queries, where kernels are there for those and are faster."""
     pays = segments.window is not None or segments.max_keys <= SHORT
-    if not (pays and HAS_TRITON and segments.query_starts.is_cuda):
+    if not (pays and kernels_run_on(segments.query_starts.device)):
         return segments
     return segments._replace(ranges=segment_ranges(segments, num_queries))
 
@@ -447,9 +447,6 @@ def _attend_segments_on_gpu(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, segments: Segments, scaling: float
 ) -> torch.Tensor:
     """As `_attend_segments`, in one kernel."""
-    if segments.ranges is not None and has_range_kernels(query.device, query.dtype, query.shape[-1]):
-        query, key, value = (states.unsqueeze(0) for states in (query, key, value))
-        return attend_ranges(query, key, value, segments.ranges, scaling).squeeze(0)
     return _varlen_kernel(query, key, value, segments, scaling)[0]
 
 
@@ -533,16 +530,19 @@ def varlen_attention_forward(
     Raises:
         `ValueError`: for dropout, and on CUDA in other than half precision.
     """
-    if ranges is not None:
-        query, key, value = (states.transpose(1, 2) for states in (query, key, value))
-        return attend_ranges(query, key, value, ranges, scaling), None
-    if segments is None and attention_mask is None and (parts := num_key_parts(query, key)) > 1:
+    if segments is not None and has_range_kernels(query.device, query.dtype, query.shape[-1]):
+        ranges = segments.ranges
+    is_dense = segments is None and ranges is None
+    if is_dense and attention_mask is None and (parts := num_key_parts(query, key)) > 1:
         return attend_in_parts(query, key, value, scaling, parts), None
-    if segments is None:
+    if is_dense:
         attend_densely = ALL_ATTENTION_FUNCTIONS["sdpa"]
         return attend_densely(module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs)
     if dropout > 0:
         raise ValueError(f"attn_implementation={VARLEN!r} has no dropout (attention_dropout={dropout}); 'sdpa' has.")
+    if ranges is not None:
+        query, key, value = (states.transpose(1, 2) for states in (query, key, value))
+        return attend_ranges(query, key, value, ranges, scaling), None
     attend_documents = _attend_segments_on_gpu if query.is_cuda else _attend_segments
     query, key, value = (states.squeeze(0).transpose(0, 1) for states in (query, key, value))
     return attend_documents(query, key, value, segments, scaling).unsqueeze(0), None

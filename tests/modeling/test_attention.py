@@ -6,7 +6,8 @@ import pytest
 import torch
 from transformers import AttentionInterface
 
-from modeling_concept import ConceptEncoder, ConceptEncoderForMaskedLM
+from modeling_concept import ConceptEncoder, ConceptEncoderForMaskedLM, decoder
+from modeling_concept import attention as attention_module
 from modeling_concept.attention import (
     VARLEN,
     ConceptAttention,
@@ -141,6 +142,61 @@ def test_windows_as_ranges_equal_those_in_blocks(window):
     dense, _ = module(queries, keys, attention_mask=mask[:, None])
     there = wanted < 29
     torch.testing.assert_close(blocked[there], dense[there], atol=1e-10, rtol=0)
+
+
+def attend_under_a_mask(query, key, value, ranges, scaling):
+    """What the range kernels compute, from all logits."""
+    places = torch.arange(key.shape[1])
+    mask = (places >= ranges.first[..., None]) & (places <= ranges.last[..., None])
+    logits = torch.einsum("bqhd,bkhd->bhqk", query, key) * scaling
+    weights = logits.masked_fill(~mask[:, None], -torch.inf).softmax(dim=-1).masked_fill(~mask[:, None], 0)
+    return torch.einsum("bhqk,bkhd->bqhd", weights, value)
+
+
+@pytest.fixture
+def range_kernels(monkeypatch):
+    """Range kernels seem to run here, in double precision; counts their calls."""
+    calls = []
+
+    def counted(*arguments):
+        calls.append(arguments)
+        return attend_under_a_mask(*arguments)
+
+    monkeypatch.setattr(attention_module, "kernels_run_on", lambda device: True)
+    for module in (attention_module, decoder):
+        monkeypatch.setattr(module, "has_range_kernels", lambda *where: True)
+    monkeypatch.setattr(attention_module, "attend_ranges", counted)
+    return calls
+
+
+@pytest.mark.parametrize("short", [0, 5, 1000])
+@pytest.mark.parametrize("batch", ["packed", "padded", "whole"])
+@pytest.mark.parametrize("variant", ["hybrid", "bottleneck", "thin"])
+def test_ranges_equal_masks_in_loss_and_gradients(variant, batch, short, range_kernels, monkeypatch):
+    monkeypatch.setattr(attention_module, "SHORT", short)
+    model, inputs = tiny_model(ConceptEncoderForMaskedLM, variant), masked_batch()
+    if batch == "padded":
+        mask = torch.ones_like(inputs["input_ids"])
+        mask[1, 30:] = 0
+        inputs["labels"][1, 30:] = -100
+        del inputs["masked_positions"]
+        inputs["attention_mask"] = mask
+    if batch == "packed":
+        length = inputs["input_ids"].shape[1]
+        inputs["document_lengths"] = torch.tensor([[length - 17, 9, 8], [length - 20, 13, 0], [length, 0, 0]])
+        inputs["labels"][1, length - 7 :] = -100
+        del inputs["masked_positions"]
+    results = []
+    for backend in ("eager", "varlen"):
+        model.set_attn_implementation(backend)
+        model.zero_grad()
+        loss = model(**inputs).loss
+        loss.backward()
+        results.append([loss, *(p.grad for p in model.parameters())])
+    torch.testing.assert_close(*results, atol=1e-10, rtol=1e-8)
+    config = model.config
+    windows = config.num_token_layers + config.num_interleaved_token_layers * (config.num_stages - 1)
+    assert len(range_kernels) >= windows
 
 
 def test_only_holes_between_concepts_bring_masks_back():
