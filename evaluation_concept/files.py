@@ -11,6 +11,34 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
+from huggingface_hub.utils import WeakFileLock
+
+LOCK_FILE, LOCK_SECONDS = ".lock", 0.1
+
+
+@contextmanager
+def locked(folder: Path, option: str) -> Iterator[None]:
+    """
+    Be the only one at work in `folder`, which is made. A lock ends with its process, however that ends.
+
+    Args:
+        folder: to work in.
+        option: of the command line, that names the folder.
+
+    Raises:
+        ValueError: another process is.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = WeakFileLock(folder / LOCK_FILE, timeout=LOCK_SECONDS)
+    try:
+        lock.__enter__()
+    except TimeoutError:
+        raise ValueError(f"Another run is at work in {folder}. Wait for it, or choose another {option}.") from None
+    try:
+        yield
+    finally:
+        lock.__exit__(None, None, None)
+
 
 @contextmanager
 def draft(path: Path) -> Iterator[Path]:

@@ -3,13 +3,14 @@
 """The losses on concepts that a run was told of, and how they are weighted against its task."""
 
 import math
+import warnings
 from typing import NamedTuple
 
 import torch
 from torch import nn
 
 from training_concept.concept_losses import LOSSES, ConceptBatch, Pairs, centre
-from training_concept.infonce import gather_rows
+from training_concept.infonce import gather_rows, is_distributed
 
 CENTRED = "@centred"
 
@@ -174,6 +175,7 @@ class ConceptLossManager(nn.Module):
         values: dict[str, torch.Tensor] = {}
         with torch.autocast(states.device.type, enabled=False):
             raw = ConceptBatch(states, mask.bool(), documents)
+            self._warn_of_one_document(raw)
             for centred in sorted({term.centred for term in self.terms}):
                 concepts = centre(raw) if centred else raw
                 pairs = Pairs.of(concepts)
@@ -181,6 +183,15 @@ class ConceptLossManager(nn.Module):
                 named = [term for term in self.terms if term.centred == centred]
                 values |= {term.label: LOSSES[term.name](concepts.states, pairs) * part for term in named}
         return {term.label: values[term.label] for term in self.terms}
+
+    def _warn_of_one_document(self, concepts: ConceptBatch) -> None:
+        alone = concepts.documents is None and len(concepts.states) == 1 and not is_distributed()
+        if alone and any(term.centred for term in self.terms):
+            warnings.warn(
+                "--concept_losses with @centred compare the documents of a batch, and are 0 where there is one: raise "
+                "--per_device_train_batch_size.",
+                stacklevel=2,
+            )
 
     def total(
         self, task: torch.Tensor, losses: torch.Tensor, everywhere: torch.Tensor, penalty_share: float = 1.0

@@ -37,6 +37,7 @@ from benchmarks.studies.scheduler import run_study
 from benchmarks.studies.settling import holds_here, settle
 from benchmarks.studies.worker import Places
 from evaluation_concept.errors import exit_code
+from evaluation_concept.files import locked
 from evaluation_concept.long_context.tasks import VALIDATION
 
 Summary = Callable[[Mapping[str, Record]], tuple[dict[str, Figure], list[Table]]]
@@ -85,7 +86,18 @@ def list_cells(options: argparse.Namespace, results: Path) -> None:
 
 
 def run(options: argparse.Namespace, results: Path) -> None:
-    """Run what is left of a study."""
+    """
+    Run what is left of a study.
+
+    Raises:
+        ValueError: another run is at work in the folder.
+        ChildProcessError: cells failed.
+    """
+    with locked(options.work, "--work"):
+        _run(options)
+
+
+def _run(options: argparse.Namespace) -> None:
     places = Places(options.models.resolve(), options.tasks.resolve(), options.work.resolve(), options.commit)
     known = {name: it for name, it in read_records(options.known).items() if holds_here(it, device_name())}
     here = read_records(sorted(places.record_folder.glob("*.jsonl")))

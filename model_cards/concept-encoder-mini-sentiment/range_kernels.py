@@ -31,6 +31,8 @@ HAS_TRITON = is_triton_available()
 DTYPES = (torch.bfloat16, torch.float16)
 # Matrix products of Triton want so many channels at least; registers hold so many at most.
 HEAD_DIMS = (16, 32, 64, 128)
+# Begins no range.
+NO_KEY = 2**31 - 1
 # Queries and keys of a tile.
 QUERY_TILE = 64
 KEY_TILE = 32
@@ -86,7 +88,7 @@ def query_tiles(ranges: KeyRanges, num_keys: int) -> torch.Tensor:
     """
     queries = ranges.first.shape[1]
     fill = max(-(-queries // QUERY_TILE), 1) * QUERY_TILE - queries
-    low = nn.functional.pad(ranges.first, (0, fill), value=num_keys).unflatten(1, (-1, QUERY_TILE)).amin(dim=2)
+    low = nn.functional.pad(ranges.first, (0, fill), value=NO_KEY).unflatten(1, (-1, QUERY_TILE)).amin(dim=2)
     high = nn.functional.pad(ranges.last, (0, fill), value=-1).unflatten(1, (-1, QUERY_TILE)).amax(dim=2)
     begin = torch.arange(0, num_keys, KEY_TILE, device=low.device).unsqueeze(1)
     reads = (low.unsqueeze(1) < begin + KEY_TILE) & (high.unsqueeze(1) >= begin)

@@ -21,7 +21,7 @@ from benchmarks.studies.cells import Cell, as_flags, read_study, resolve
 from benchmarks.studies.records import Predictions, make_record, read_records, write_records
 from benchmarks.studies.scheduler import run_study
 from benchmarks.studies.worker import Places, perform
-from evaluation_concept.files import weights_digest
+from evaluation_concept.files import locked, weights_digest
 from evaluation_concept.tasks import Examples, TaskData
 from tests.training.tiny_glue import write_checkpoint
 from training_concept.finetuning.kept import write_kept_task
@@ -269,3 +269,5 @@ def test_commands_list_and_run_cells(places, tmp_path, capsys):
     folders = ["--models", str(places.models), "--tasks", str(places.tasks), "--work", str(places.work)]
     command.main(["run", str(study), *folders, "--only", "readouts", "--output", str(output)])
     assert read_records([output])[cell.name]["task"] == "sst2"
+    with locked(places.work, "--work"), pytest.raises(ValueError, match="choose another --work"):
+        command.main(["run", str(study), *folders, "--only", "readouts", "--output", str(output)])

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from packaging.version import Version
+from torch._dynamo.utils import counters
 from torch.utils.checkpoint import checkpoint
 from transformers.dynamic_module_utils import get_imports
 
@@ -156,11 +157,10 @@ def test_operator_keeps_the_rules_of_operators():
 
 
 @pytest.mark.skipif(not (range_kernels.HAS_TRITON and DEVICE == "cuda"), reason="no Triton, or no GPU")
-@pytest.mark.parametrize("graphs", [False, True])
-def test_compiled_kernels_equal_eager_ones(graphs):
+@pytest.mark.parametrize("options", [{"dynamic": False}, {"dynamic": True}, {"mode": "reduce-overhead"}])
+def test_compiled_kernels_equal_eager_ones(options):
     (query, both), ranges = states(1, 4000, 6000, 2, 64), ascending(1, 4000, 6000, 100)
-    options = {"mode": "reduce-overhead"} if graphs else {}
-    compiled = torch.compile(in_triton, fullgraph=True, dynamic=False, **options)
+    compiled = torch.compile(in_triton, fullgraph=True, **options)
     expected = outputs_and_gradients(in_triton, query, both, ranges)
     for _ in range(3):
         torch.compiler.cudagraph_mark_step_begin()
@@ -172,6 +172,15 @@ def test_compiled_tiles_are_the_same():
     ranges = ascending(1, 40000, 60000, 100)
     compiled = torch.compile(query_tiles, fullgraph=True, dynamic=False)
     assert torch.equal(compiled(ranges, 60000), query_tiles(ranges, 60000))
+
+
+def test_tiles_for_batches_of_any_size_are_compiled_once(fresh_compiler):
+    compiled = torch.compile(query_tiles, backend="aot_eager", fullgraph=True, dynamic=True)
+    for queries, keys in ((70, 90), (90, 110), (500, 700), (700, 520), (128, 128)):
+        ranges = scattered(1, queries, keys)
+        assert torch.equal(compiled(ranges, keys), query_tiles(ranges, keys))
+    # One tile of queries is a case of its own.
+    assert counters["stats"]["unique_graphs"] <= 2
 
 
 def test_tiles_of_queries_are_those_that_read_a_tile_of_keys():

@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Weights of losses on concepts: what they are at first, what they learn, and what they can never do to the task."""
 
+import warnings
+
 import pytest
 import torch
 
@@ -144,6 +146,16 @@ def test_the_manager_computes_every_form_of_every_loss_in_float32_at_least():
         assert half[name].dtype == torch.float32
         assert torch.equal(half[name], cast[name])
         assert float(half[name]) == pytest.approx(float(losses[name]), abs=0.05)
+
+
+def test_a_single_document_has_nothing_to_be_centred_on():
+    manager = ConceptLossManager(parse_concept_losses("vicreg@centred"))
+    with pytest.warns(UserWarning, match="are 0 where there is one: raise --per_device_train_batch_size"):
+        losses = manager.losses(torch.randn(1, 5, 8), torch.ones(1, 5))
+    assert float(losses["vicreg@centred"]) == 0
+    with warnings.catch_warnings(action="error"):
+        manager.losses(torch.randn(2, 5, 8), torch.ones(2, 5))
+        manager.losses(torch.randn(1, 5, 8), torch.ones(1, 5), documents=torch.tensor([[0, 0, 0, 1, 1]]))
 
 
 def test_learnable_weights_are_of_the_losses_alone():

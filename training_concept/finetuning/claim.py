@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
-from huggingface_hub.utils import WeakFileLock
 
+from evaluation_concept.files import LOCK_FILE, locked
 from training_concept.finetuning.arguments import FineTuningArguments
 
-RESULTS_FILE, LOCK_FILE = "results.json", ".lock"
+RESULTS_FILE = "results.json"
 GLUE, LONG_CONTEXT = "run_glue.py", "run_long_context.py"
-LOCK_SECONDS = 0.1
 
 
 @contextmanager
@@ -38,7 +37,7 @@ def claimed(args: FineTuningArguments, script: str, folders: Sequence[str]) -> I
     # What others are still looking at is not removed.
     PartialState().wait_for_everyone()
     is_main = args.process_index == 0
-    with _locked(folder) if is_main else nullcontext():
+    with locked(folder, "--output_dir") if is_main else nullcontext():
         if args.overwrite_output_dir and is_main:
             for stale in folders:
                 shutil.rmtree(folder / stale, ignore_errors=True)
@@ -72,17 +71,3 @@ def _read_results(path: Path) -> dict[str, Any]:
 
 def _is_trained(content: dict[str, Any]) -> bool:
     return any(task.get("trained_on") for task in content.get("tasks", {}).values())
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = WeakFileLock(folder / LOCK_FILE, timeout=LOCK_SECONDS)
-    try:
-        lock.__enter__()
-    except TimeoutError:
-        raise ValueError(f"Another run is at work in {folder}. Wait for it, or choose another --output_dir.") from None
-    try:
-        yield
-    finally:
-        lock.__exit__(None, None, None)
