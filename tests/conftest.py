@@ -5,6 +5,7 @@
 import gc
 import os
 import tempfile
+from collections.abc import Iterator
 
 import pytest
 
@@ -43,3 +44,15 @@ def fixed_seeds() -> None:
     from transformers import set_seed
 
     set_seed(0)
+
+
+@pytest.fixture
+def fresh_compiler() -> Iterator[None]:
+    """Nothing is compiled yet, or counted, and what a test compiles is gone behind it."""
+    import torch
+    from torch._dynamo.utils import counters
+
+    torch._dynamo.reset()
+    counters.clear()
+    yield
+    torch._dynamo.reset()

@@ -9,15 +9,10 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from modeling_concept import ConceptEncoderForMaskedLM, ConceptEncoderForSequenceClassificationViaDecoder
 from tests.modeling.tiny import document, masked_batch, tiny_model
 
+pytestmark = pytest.mark.usefixtures("fresh_compiler")
+
 # Of every kind of block: tracing takes most of the time, and goes by their number.
 ONE_OF_EACH = {"num_hidden_layers": 1, "num_token_layers": 1, "num_interleaved_token_layers": 1}
-
-
-@pytest.fixture(autouse=True)
-def fresh_compiler():
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
 
 
 def loss_and_gradients(model, forward, batch) -> list[torch.Tensor]:

@@ -9,13 +9,11 @@ from modeling_concept import ConceptEncoderForMaskedLM
 from tests.modeling.tiny import VARIANTS, masked_batch, tiny_model
 
 DEVICE = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-pytestmark = pytest.mark.skipif(DEVICE is None, reason="no accelerator on this machine")
-
-
-@pytest.fixture(autouse=True)
-def _fresh_compiler():
-    """What other variants have compiled counts towards the limit of recompilations."""
-    torch._dynamo.reset()
+pytestmark = [
+    pytest.mark.skipif(DEVICE is None, reason="no accelerator on this machine"),
+    # What other variants have compiled counts towards the limit of recompilations.
+    pytest.mark.usefixtures("fresh_compiler"),
+]
 
 
 def on_device(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -44,13 +44,6 @@ def small_chunks(monkeypatch):
     monkeypatch.setattr(losses, "COMPILED_CHUNK_BYTES", 5 * V * 4)
 
 
-@pytest.fixture
-def fresh_compiler():
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
-
-
 def problem(dtype=torch.float64, device="cpu", bias=True, num_positions=K, ignored=0.3):
     """Leaves `states`, `weight`, `bias`, and `targets` of which a share is ignored."""
     generator = torch.Generator().manual_seed(num_positions)

@@ -1,13 +1,9 @@
 # Copyright 2026 The Concept Encoder authors.
 # SPDX-License-Identifier: Apache-2.0
-"""A small tokenizer, a small corpus, and a compiler without a past."""
-
-from collections.abc import Iterator
+"""A small tokenizer and a small corpus."""
 
 import numpy as np
 import pytest
-import torch
-from torch._dynamo.utils import counters
 from transformers import PreTrainedTokenizerFast
 
 from training_concept.tokenization import train_tokenizer
@@ -26,12 +22,3 @@ def documents() -> list[str]:
 @pytest.fixture(scope="session")
 def tokenizer(documents: list[str]) -> PreTrainedTokenizerFast:
     return train_tokenizer(documents, vocab_size=300)
-
-
-@pytest.fixture
-def fresh_compiler() -> Iterator[None]:
-    """Nothing is compiled yet, or counted, and what a test compiles is gone behind it."""
-    torch._dynamo.reset()
-    counters.clear()
-    yield
-    torch._dynamo.reset()
