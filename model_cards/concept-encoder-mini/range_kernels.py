@@ -36,6 +36,10 @@ NO_KEY = 2**31 - 1
 # Queries and keys of a tile.
 QUERY_TILE = 64
 KEY_TILE = 32
+# Tiles that are on their way at a time, where shared memory holds so many; also Triton's default.
+STAGES = 3
+# Of shared memory, for what is no tile.
+SPARE_BYTES = 8192
 
 
 class KeyRanges(NamedTuple):
@@ -79,6 +83,14 @@ def attend_ranges(
         `[batch, queries, heads, head_dim]`.
     """
     return attend_ranges_in_triton(query, key, value, *ranges, scaling)[0]
+
+
+def num_stages(shared_bytes: int, head_dim: int) -> int:
+    """How many tiles to have on their way, with `shared_bytes` of shared memory: 3 on an A100, 2 on consumers' GPUs."""
+    row = torch.bfloat16.itemsize * head_dim
+    # The kernel that needs most keeps a tile of keys and of values, and loads one of queries and of gradients.
+    fit = (shared_bytes - SPARE_BYTES - 2 * KEY_TILE * row) // (2 * QUERY_TILE * row)
+    return min(max(fit, 1), STAGES)
 
 
 def query_tiles(ranges: KeyRanges, num_keys: int) -> torch.Tensor:
@@ -283,6 +295,9 @@ if is_triton_available():
         _store_rows(key_grad + head * DIM, key_rows, known, HEADS * DIM, by_keys * SCALE, DIM)
         _store_rows(value_grad + head * DIM, key_rows, known, HEADS * DIM, by_values, DIM)
 
+    def _shared_bytes(device: torch.device) -> int:
+        return torch.cuda.get_device_properties(device).shared_memory_per_block_optin
+
     def _flat(name: str, token: str, states: torch.Tensor) -> dict[str, Any]:
         """Arguments: `states` as `[batch * length, heads, head_dim]`, a view of most, with the strides of two axes."""
         states = states.flatten(0, 1)
@@ -297,6 +312,8 @@ if is_triton_available():
         sizes = {"num_queries": query.shape[1], "num_keys": key.shape[1]}
         heads, dim = query.shape[2:]
         shape = {"SCALE": scaling, "HEADS": heads, "DIM": dim, "QUERIES": QUERY_TILE, "KEYS": KEY_TILE}
+        if query.is_cuda and (stages := num_stages(_shared_bytes(query.device), dim)) < STAGES:
+            shape["num_stages"] = stages
         return states | {name: it.contiguous() for name, it in ranges._asdict().items()} | sizes | shape
 
     # A checkpoint brings a copy of this file, which may be imported beside the package's own.

@@ -200,6 +200,25 @@ def test_tiles_of_keys_without_a_reader_are_passed_over():
     assert query_tiles(ranges, 4 * KEY_TILE).tolist() == [[[0, 0], [0, 0], [0, 1], [0, 0]]]
 
 
+@pytest.mark.parametrize(
+    ("shared_bytes", "head_dim", "stages"),
+    [(232_448, 128, 3), (166_912, 128, 3), (101_376, 128, 2), (65_536, 128, 1), (101_376, 64, 3), (1024, 128, 1)],
+)
+def test_shared_memory_says_how_many_tiles_are_on_their_way(shared_bytes, head_dim, stages):
+    assert range_kernels.num_stages(shared_bytes, head_dim) == stages
+
+
+@pytest.mark.skipif(not (range_kernels.HAS_TRITON and DEVICE == "cuda"), reason="no Triton, or no GPU")
+@pytest.mark.parametrize("stages", [1, 2])
+def test_fewer_tiles_on_their_way_change_nothing(stages, monkeypatch):
+    (query, both), ranges = states(1, 150, 170, 2, 128), ascending(1, 150, 170, 30)
+    expected = outputs_and_gradients(in_triton, query, both, ranges)
+    monkeypatch.setattr(range_kernels, "num_stages", lambda *where: stages)
+    compiled = torch.compile(in_triton, fullgraph=True, dynamic=False)
+    for function in (in_triton, compiled):
+        torch.testing.assert_close(outputs_and_gradients(function, query, both, ranges), expected)
+
+
 def test_file_needs_no_triton():
     assert set(get_imports(range_kernels.__file__)) <= {"torch", "transformers", *sys.stdlib_module_names}
     assert not range_kernels.has_range_kernels(torch.device("cpu"), torch.bfloat16, 64)
