@@ -86,7 +86,7 @@ def attend_ranges(
 
 
 def num_stages(shared_bytes: int, head_dim: int) -> int:
-    """How many tiles to have on their way, with `shared_bytes` of shared memory: 3 on an A100, 2 on consumers' GPUs."""
+    """How many tiles to have on their way, with `shared_bytes` of shared memory: 3 on an A100, 2 on an RTX 4090."""
     row = torch.bfloat16.itemsize * head_dim
     # The kernel that needs most keeps a tile of keys and of values, and loads one of queries and of gradients.
     fit = (shared_bytes - SPARE_BYTES - 2 * KEY_TILE * row) // (2 * QUERY_TILE * row)
@@ -296,7 +296,9 @@ if is_triton_available():
         _store_rows(value_grad + head * DIM, key_rows, known, HEADS * DIM, by_values, DIM)
 
     def _shared_bytes(device: torch.device) -> int:
-        return torch.cuda.get_device_properties(device).shared_memory_per_block_optin
+        """Shared memory of a program; where PyTorch does not know it, as much as any kernel wants."""
+        properties = torch.cuda.get_device_properties(device)
+        return getattr(properties, "shared_memory_per_block_optin", 2**18)
 
     def _flat(name: str, token: str, states: torch.Tensor) -> dict[str, Any]:
         """Arguments: `states` as `[batch * length, heads, head_dim]`, a view of most, with the strides of two axes."""
