@@ -86,7 +86,7 @@ def attend_ranges(
 
 
 def num_stages(shared_bytes: int, head_dim: int) -> int:
-    """How many tiles to have on their way, with `shared_bytes` of shared memory: 3 on an A100, 2 on an RTX 4090."""
+    """How many tiles to have on their way, by bytes of shared memory: 3 on an A100, 2 on an RTX 4090."""
     row = torch.bfloat16.itemsize * head_dim
     # The kernel that needs most keeps a tile of keys and of values, and loads one of queries and of gradients.
     fit = (shared_bytes - SPARE_BYTES - 2 * KEY_TILE * row) // (2 * QUERY_TILE * row)
