@@ -264,13 +264,15 @@ def _figure(records: Sequence[Record], values: Callable[[Record], list[float]], 
 def _rate_row(record: Record, pick: Pick, best: Measurement) -> list[Any]:
     reference = Pick(record["reference"], pick.mode, pick.length, pick.variable)
     ratios, shares = rate_ratio(record, pick, reference), mfu(record, best)
+    rate, spread = _summary(best.tokens_per_second, 1)
     return [
         pick.contender,
         round((best.parameters or 0) / 1e6, 1),
         pick.length,
         best.attention,
         best.compiled,
-        *(round(it) for it in _summary(best.tokens_per_second, 1)),
+        round(rate),
+        round(spread) if len(best.seconds) > 1 else "",
         round(statistics.fmean(ratios), 2) if ratios else "",
         "" if best.peak_bytes is None else round(best.peak_bytes / GB, 1),
         round(statistics.fmean(shares), 3) if shares else "",

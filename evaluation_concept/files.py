@@ -19,7 +19,8 @@ LOCK_FILE, LOCK_SECONDS = ".lock", 0.1
 @contextmanager
 def locked(folder: Path, option: str) -> Iterator[None]:
     """
-    Be the only one at work in `folder`, which is made. A lock ends with its process, however that ends.
+    Be the only one at work in `folder`, which is made. A lock ends with its process, however that ends, except on file
+    systems that know no locks: there a file is one, and stays behind a process that was killed.
 
     Args:
         folder: to work in.
@@ -33,7 +34,9 @@ def locked(folder: Path, option: str) -> Iterator[None]:
     try:
         lock.__enter__()
     except TimeoutError:
-        raise ValueError(f"Another run is at work in {folder}. Wait for it, or choose another {option}.") from None
+        raise ValueError(
+            f"Another run is at work in {folder} (it holds {LOCK_FILE}). Wait for it, or choose another {option}."
+        ) from None
     try:
         yield
     finally:

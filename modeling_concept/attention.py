@@ -260,9 +260,15 @@ def cross_windows(
 
 
 def window_ranges(
-    query_rank: torch.Tensor, first: torch.Tensor, end: torch.Tensor, window: int, query_slots: torch.Tensor | None
+    query_rank: torch.Tensor,
+    first: torch.Tensor,
+    end: torch.Tensor,
+    slots: int,
+    window: int,
+    query_slots: torch.Tensor | None = None,
 ) -> KeyRanges:
     """The windows of `cross_windows`, whose arguments these are, as stretches of keys."""
+    first = first.clamp(max=slots - 1)
     last = torch.maximum(end - 1, first)
     rank = torch.minimum(query_rank, last)
     bounds = torch.maximum(rank - window // 2, first), torch.minimum(rank + window // 2, last)
@@ -525,7 +531,8 @@ def varlen_attention_forward(
     Attention within documents that lie end to end, without padding and without a mask.
 
     Shapes as in `eager_attention_forward`, with batches laid end to end (`batch` is 1) where `segments` are given: on
-    CUDA one flash kernel, elsewhere document by document. Kernels of their own for `ranges`; without either SDPA.
+    CUDA one flash kernel, or that of `ranges` where it is faster, elsewhere document by document. Without segments and
+    ranges SDPA.
 
     Raises:
         `ValueError`: for dropout, and on CUDA in other than half precision.

@@ -24,7 +24,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 # Of the flag that all scripts have for it.
 ATTENTION_HELP = (
     "Attention backend: sdpa (the default), eager, which trains small models faster on CPUs, or for concept encoders "
-    "varlen, which has no padding and on CUDA, in half precision, one flash kernel."
+    "varlen, which has no padding and on CUDA, in half precision, kernels without masks."
 )
 CUDA_GRAPH_MODES = ("reduce-overhead", "max-autotune")
 # What a run does besides its steps, left out; a schedule of learning rates may be made for more steps.

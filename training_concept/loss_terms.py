@@ -190,7 +190,7 @@ class ConceptLossManager(nn.Module):
             warnings.warn(
                 "--concept_losses with @centred compare the documents of a batch, and are 0 where there is one: raise "
                 "--per_device_train_batch_size.",
-                stacklevel=2,
+                stacklevel=3,
             )
 
     def total(

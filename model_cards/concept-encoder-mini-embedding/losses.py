@@ -260,6 +260,14 @@ def _chunk_bytes() -> int:
     return COMPILED_CHUNK_BYTES if torch.compiler.is_compiling() else CHUNK_BYTES
 
 
+def _num_chunks(logit_bytes: int) -> int:
+    """A power of 2, since a compiler makes code for every number of chunks."""
+    number = 1
+    while number * _chunk_bytes() < logit_bytes:
+        number *= 2
+    return number
+
+
 def _logit_bytes(num_positions: int, num_classes: int) -> int:
     return torch.float32.itemsize * num_positions * num_classes
 
@@ -361,7 +369,7 @@ def _sum_of_chunks(
     by_states: list[torch.Tensor] = []
     by_weight = torch.zeros_like(weight, dtype=wide) if wanted[1] else None
     by_bias = torch.zeros_like(bias, dtype=wide) if wanted[2] else None
-    num_chunks = max(math.ceil(_logit_bytes(states.shape[0], weight.shape[0]) / _chunk_bytes()), 1)
+    num_chunks = _num_chunks(_logit_bytes(states.shape[0], weight.shape[0]))
     for rows, labels in zip(states.chunk(num_chunks), targets.chunk(num_chunks), strict=True):
         logits = nn.functional.linear(rows, weight, bias)
         total = total + _differentiate(logits, labels, criterion, any(wanted))

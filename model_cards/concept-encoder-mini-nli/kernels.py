@@ -94,7 +94,8 @@ def gated_gelu(gate_up: torch.Tensor) -> torch.Tensor:
     GEGLU (arXiv 2002.05202) of `[..., 2 * width]`, gates before what they gate: `[..., width]`.
 
     GELU is the approximation by a hyperbolic tangent (arXiv 1606.08415, section 2), `gelu_pytorch_tanh`. Compilers
-    make one kernel of the forward pass, but not of both gradients side by side.
+    make one kernel of the forward pass, but not of both gradients side by side. The kernel's gradients have none
+    themselves.
     """
     if HAS_TRITON and gate_up.is_cuda and gate_up.dtype in DTYPES:
         return gated_gelu_with_triton(gate_up)

@@ -68,7 +68,7 @@ def decoder_windows(
     query_slots = None if wanted is None else torch.where(wanted < 0, length, wanted)
     rank = visible.cumsum(dim=1) - visible
     if as_ranges:
-        return window_ranges(rank, first, end, window, query_slots)
+        return window_ranges(rank, first, end, slots, window, query_slots)
     return cross_windows(rank, first, end, slots, window, query_slots)
 
 

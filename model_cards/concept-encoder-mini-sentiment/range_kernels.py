@@ -48,7 +48,7 @@ class KeyRanges(NamedTuple):
 
     Attributes:
         first, last: int32 `[batch, queries]`; query `i` reads the keys `first[i] <= j <= last[i]` of its row, which
-            may be none. Any order is right; queries side by side that read keys side by side are fast.
+            may be none, from 0 on. Any order is right; queries side by side that read keys side by side are fast.
     """
 
     first: torch.Tensor
@@ -56,7 +56,7 @@ class KeyRanges(NamedTuple):
 
 
 def kernels_run_on(device: torch.device) -> bool:
-    """Whether kernels can be made for `device`."""
+    """Whether kernels can be made for `device`; they want a GPU of Ampere or later, as flash attention does."""
     return HAS_TRITON and device.type == "cuda"
 
 
@@ -86,7 +86,7 @@ def attend_ranges(
 
 
 def num_stages(shared_bytes: int, head_dim: int) -> int:
-    """How many tiles to have on their way, by bytes of shared memory: 3 on an A100, 2 on an RTX 4090."""
+    """How many tiles to have on their way, by bytes of shared memory; heads of 128: 3 on an A100, 2 on an RTX 4090."""
     row = torch.bfloat16.itemsize * head_dim
     # The kernel that needs most keeps a tile of keys and of values, and loads one of queries and of gradients.
     fit = (shared_bytes - SPARE_BYTES - 2 * KEY_TILE * row) // (2 * QUERY_TILE * row)
@@ -97,6 +97,8 @@ def query_tiles(ranges: KeyRanges, num_keys: int) -> torch.Tensor:
     """
     Which tiles of queries read a tile of keys: int32 `[batch, key tiles, 2]`, the first of them and the one behind the
     last, both 0 if there is none.
+
+    They are found among all pairs of tiles, 33 million for a batch of 262,144 tokens.
     """
     queries = ranges.first.shape[1]
     fill = max(-(-queries // QUERY_TILE), 1) * QUERY_TILE - queries
@@ -131,8 +133,19 @@ if is_triton_available():
 
     @triton.jit
     def _bounds(first, last, rows, mask, num_keys):
-        """The ranges of a tile of queries; of those that do not exist empty ones."""
-        return tl.load(first + rows, mask=mask, other=num_keys), tl.load(last + rows, mask=mask, other=-1)
+        """The ranges of a tile of queries, which end in their row; empty ones of queries that do not exist."""
+        low, high = tl.load(first + rows, mask=mask, other=num_keys), tl.load(last + rows, mask=mask, other=-1)
+        return low, tl.minimum(high, num_keys - 1)
+
+    @triton.jit
+    def _place(number, TILE: tl.constexpr):
+        """
+        The tile of a program and its row and head, by number: tiles of `TILE` of `number` follow one another.
+
+        The grid has one dimension, since others end at 65,535.
+        """
+        tiles = tl.cdiv(number, TILE)
+        return tl.program_id(0) % tiles, tl.program_id(0) // tiles
 
     @triton.jit
     def _attention_kernel(
@@ -157,9 +170,10 @@ if is_triton_available():
         QUERIES: tl.constexpr,
         KEYS: tl.constexpr,
     ):
-        """Program `(t, b * HEADS + h)` has tile `t` of the queries of row `b`."""
-        batch, head = tl.program_id(1) // HEADS, tl.program_id(1) % HEADS
-        queries = tl.program_id(0) * QUERIES + tl.arange(0, QUERIES)
+        """A program has a tile of the queries of a row and a head."""
+        tile, row = _place(num_queries, QUERIES)
+        batch, head = row // HEADS, row % HEADS
+        queries = tile * QUERIES + tl.arange(0, QUERIES)
         there, rows = queries < num_queries, batch * num_queries + queries
         low, high = _bounds(first, last, rows, there, num_keys)
         states = _rows(query + head * query_head, rows, there, query_token, DIM)
@@ -183,7 +197,7 @@ if is_triton_available():
             highest = higher
         mean = mixed / tl.where(total > 0, total, 1.0)[:, None]
         _store_rows(output + head * DIM, rows, there, HEADS * DIM, mean, DIM)
-        tl.store(log_sums + tl.program_id(1) * num_queries + queries, highest + tl.log2(total), mask=there)
+        tl.store(log_sums + row * num_queries + queries, highest + tl.log2(total), mask=there)
 
     @triton.jit
     def _attention_query_grad_kernel(
@@ -214,15 +228,16 @@ if is_triton_available():
         KEYS: tl.constexpr,
     ):
         """As `_attention_kernel`; `products` of outputs and gradients are kept for `_attention_key_grad_kernel`."""
-        batch, head = tl.program_id(1) // HEADS, tl.program_id(1) % HEADS
-        queries = tl.program_id(0) * QUERIES + tl.arange(0, QUERIES)
+        tile, row = _place(num_queries, QUERIES)
+        batch, head = row // HEADS, row % HEADS
+        queries = tile * QUERIES + tl.arange(0, QUERIES)
         there, rows = queries < num_queries, batch * num_queries + queries
         low, high = _bounds(first, last, rows, there, num_keys)
         states = _rows(query + head * query_head, rows, there, query_token, DIM)
         grads = _rows(output_grad + head * grad_head, rows, there, grad_token, DIM)
         outputs = _rows(output + head * DIM, rows, there, HEADS * DIM, DIM)
         product = tl.sum(outputs.to(tl.float32) * grads.to(tl.float32), axis=1)
-        sums = tl.program_id(1) * num_queries + queries
+        sums = row * num_queries + queries
         tl.store(products + sums, product, mask=there)
         log_sum = tl.load(log_sums + sums, mask=there, other=0.0)
         total = tl.zeros((QUERIES, DIM), dtype=tl.float32)
@@ -268,22 +283,23 @@ if is_triton_available():
         QUERIES: tl.constexpr,
         KEYS: tl.constexpr,
     ):
-        """Program `(t, b * HEADS + h)` has tile `t` of the keys of row `b`."""
-        batch, head = tl.program_id(1) // HEADS, tl.program_id(1) % HEADS
-        keys = tl.program_id(0) * KEYS + tl.arange(0, KEYS)
+        """A program has a tile of the keys of a row and a head."""
+        key_tile, row = _place(num_keys, KEYS)
+        batch, head = row // HEADS, row % HEADS
+        keys = key_tile * KEYS + tl.arange(0, KEYS)
         known, key_rows = keys < num_keys, batch * num_keys + keys
         key_states = _rows(key + head * key_head, key_rows, known, key_token, DIM)
         values = _rows(value + head * value_head, key_rows, known, value_token, DIM)
         by_keys = tl.zeros((KEYS, DIM), dtype=tl.float32)
         by_values = tl.zeros((KEYS, DIM), dtype=tl.float32)
-        tiles += (batch * tl.num_programs(0) + tl.program_id(0)) * 2
+        tiles += (batch * tl.cdiv(num_keys, KEYS) + key_tile) * 2
         for tile in range(tl.load(tiles), tl.load(tiles + 1)):
             queries = tile * QUERIES + tl.arange(0, QUERIES)
             there, rows = queries < num_queries, batch * num_queries + queries
             low, high = _bounds(first, last, rows, there, num_keys)
             states = _rows(query + head * query_head, rows, there, query_token, DIM)
             grads = _rows(output_grad + head * grad_head, rows, there, grad_token, DIM)
-            sums = tl.program_id(1) * num_queries + queries
+            sums = row * num_queries + queries
             log_sum = tl.load(log_sums + sums, mask=there, other=0.0)
             product = tl.load(products + sums, mask=there, other=0.0)
             logits = tl.dot(key_states, tl.trans(states)) * (SCALE * LOG2_E)
@@ -336,7 +352,7 @@ if is_triton_available():
         log_sums = torch.empty(batch, heads, queries, dtype=torch.float32, device=query.device)
         arguments = _arguments(query, key, value, KeyRanges(first, last), scaling)
         with torch.cuda.device_of(query):
-            grid = (-(-queries // QUERY_TILE), batch * heads)
+            grid = (-(-queries // QUERY_TILE) * batch * heads,)
             wrap_triton(_attention_kernel)[grid](output, log_sums, **arguments)
         return output, log_sums
 
@@ -360,9 +376,9 @@ if is_triton_available():
         arguments = _flat("output_grad", "grad", output_grad) | _arguments(query, key, value, ranges, scaling)
         arguments |= {"log_sums": log_sums, "products": products}
         with torch.cuda.device_of(query):
-            grid = (-(-queries // QUERY_TILE), batch * heads)
+            grid = (-(-queries // QUERY_TILE) * batch * heads,)
             wrap_triton(_attention_query_grad_kernel)[grid](grads[0], output=output, **arguments)
-            grid = (-(-keys // KEY_TILE), batch * heads)
+            grid = (-(-keys // KEY_TILE) * batch * heads,)
             tiles = query_tiles(ranges, keys)
             wrap_triton(_attention_key_grad_kernel)[grid](grads[1], grads[2], tiles, **arguments)
         return grads[0], grads[1], grads[2]

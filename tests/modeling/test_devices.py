@@ -42,6 +42,11 @@ def loss_and_gradients(model, batch) -> list[torch.Tensor]:
     return [loss.detach().float().cpu(), *(p.grad.float().cpu().clone() for p in model.parameters())]
 
 
+def wide_model(variant: str = "hybrid") -> ConceptEncoderForMaskedLM:
+    """Heads of 16, which is the least that range kernels take."""
+    return tiny_model(ConceptEncoderForMaskedLM, variant, torch.float32, hidden_size=64).to(DEVICE)
+
+
 @pytest.mark.parametrize("backend", ["sdpa", "eager"])
 @pytest.mark.parametrize("make_batch", [masked_batch, padded_batch, packed_batch])
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -76,7 +81,7 @@ def test_compiled_equals_eager(variant, make_batch):
 def test_compiled_equals_eager_without_padding(variant):
     if DEVICE.type != "cuda":
         pytest.skip("elsewhere documents are taken one by one, on the host")
-    model, batch = tiny_model(ConceptEncoderForMaskedLM, variant, torch.float32).to(DEVICE), on_device(packed_batch())
+    model, batch = wide_model(variant), on_device(packed_batch())
     model.set_attn_implementation("varlen")
     compiled = torch.compile(model, fullgraph=True, dynamic=False)
     with torch.autocast("cuda", torch.bfloat16):
@@ -89,7 +94,7 @@ def test_a_step_never_waits_for_the_device(make_batch, backend):
     """With `masked_positions` neither forward nor backward reads a value back to the host."""
     if DEVICE.type != "cuda":
         pytest.skip("only CUDA can tell")
-    model, batch = tiny_model(ConceptEncoderForMaskedLM, dtype=torch.float32).to(DEVICE), on_device(make_batch())
+    model, batch = wide_model(), on_device(make_batch())
     model.set_attn_implementation(backend)
 
     def step() -> None:

@@ -98,6 +98,33 @@ def test_kernels_equal_attention_under_a_mask(shape, kind):
 
 
 @on_kernels
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_near_exact_attention(dtype):
+    if INTERPRETED and dtype == torch.bfloat16:
+        pytest.skip("the interpreter multiplies no matrices of bfloat16")
+    query, both = (it.detach().to(dtype).requires_grad_() for it in states(1, 150, 170, 2, 128))
+    ranges = ascending(1, 150, 170, 30)
+    found = outputs_and_gradients(in_triton, query, both, ranges)
+    exact = (it.detach().double().requires_grad_() for it in (query, both))
+    expected = outputs_and_gradients(under_a_mask, *exact, ranges)
+    assert all(tensor.dtype == dtype for tensor in found)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert float((ours.double() - theirs).norm() / theirs.norm()) < 2 * torch.finfo(dtype).eps
+
+
+@on_kernels
+def test_keys_behind_the_last_are_not_read():
+    """They would be those of the next row, or of nobody."""
+    query, both = states(2, 3, 40, 1, 16)
+    beyond = KeyRanges(*(torch.tensor([[30] * 3, [50] * 3], dtype=torch.int32, device=DEVICE) + n for n in (0, 30)))
+    output, _, gradient = outputs_and_gradients(in_triton, query, both, beyond)
+    within = KeyRanges(beyond.first[:1], beyond.last[:1].clamp(max=39))
+    torch.testing.assert_close(output[:1], under_a_mask(query[:1], both[:1], within), atol=ATOL, rtol=1e-3)
+    assert output[1].eq(0).all()
+    assert gradient[1].eq(0).all()
+
+
+@on_kernels
 def test_queries_without_keys_give_zeros_and_add_nothing_to_gradients():
     query, both = states(1, 70, 90, 2, 16)
     ranges = ascending(1, 70, 90, 20)
