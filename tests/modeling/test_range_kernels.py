@@ -227,6 +227,29 @@ def test_tiles_of_keys_without_a_reader_are_passed_over():
     assert query_tiles(ranges, 4 * KEY_TILE).tolist() == [[[0, 0], [0, 0], [0, 1], [0, 0]]]
 
 
+# Capability, and shared memory of a program: A100, RTX 4090, H100, RTX 5090.
+@pytest.mark.parametrize(("capability", "shared_bytes"), [(80, 166_912), (89, 101_376), (90, 232_448), (120, 101_376)])
+@pytest.mark.parametrize("kernel", ["_attention_kernel", "_attention_query_grad_kernel", "_attention_key_grad_kernel"])
+@pytest.mark.skipif(not range_kernels.HAS_TRITON or INTERPRETED, reason="no Triton, or its interpreter")
+def test_kernels_are_compiled_for_gpus_that_are_not_here(kernel, capability, shared_bytes, tmp_path, monkeypatch):
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+    from triton.compiler import compile as compile_for
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    function = getattr(range_kernels, kernel)
+    constants = {"SCALE": 0.1, "HEADS": 6, "DIM": 128, "QUERIES": range_kernels.QUERY_TILE, "KEYS": KEY_TILE}
+    types = dict.fromkeys(("log_sums", "products"), "*fp32") | dict.fromkeys(("first", "last", "tiles"), "*i32")
+    types |= dict.fromkeys(constants, "constexpr")
+    sizes = ("num_queries", "num_keys", *(name for name in function.arg_names if name.endswith(("_token", "_head"))))
+    types |= dict.fromkeys(sizes, "i32")
+    signature = {name: types.get(name, "*bf16") for name in function.arg_names}
+    options = {"num_stages": range_kernels.num_stages(shared_bytes, 128)}
+    source = ASTSource(function, signature, constexprs=constants)
+    compiled = compile_for(source, target=GPUTarget("cuda", capability, 32), options=options)
+    assert compiled.metadata.shared <= shared_bytes
+
+
 @pytest.mark.parametrize(
     ("shared_bytes", "head_dim", "stages"),
     [(232_448, 128, 3), (166_912, 128, 3), (101_376, 128, 2), (65_536, 128, 1), (101_376, 64, 3), (1024, 128, 1)],
