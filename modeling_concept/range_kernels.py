@@ -27,7 +27,8 @@ import torch
 from torch import nn
 from transformers.utils.import_utils import is_triton_available
 
-HAS_TRITON = is_triton_available()
+from .kernels import kernels_run_on
+
 DTYPES = (torch.bfloat16, torch.float16)
 # Matrix products of Triton want so many channels at least; registers hold so many at most.
 HEAD_DIMS = (16, 32, 64, 128)
@@ -55,13 +56,11 @@ class KeyRanges(NamedTuple):
     last: torch.Tensor
 
 
-def kernels_run_on(device: torch.device) -> bool:
-    """Whether kernels can be made for `device`; they want a GPU of Ampere or later, as flash attention does."""
-    return HAS_TRITON and device.type == "cuda"
-
-
 def has_range_kernels(device: torch.device, dtype: torch.dtype, head_dim: int) -> bool:
-    """Whether `attend_ranges` can attend there, in heads of `head_dim` and `dtype`."""
+    """
+    Whether `attend_ranges` can attend there, in heads of `head_dim` and `dtype`; it wants a GPU of Ampere or later, as
+    flash attention does.
+    """
     return kernels_run_on(device) and dtype in DTYPES and head_dim in HEAD_DIMS
 
 
@@ -121,21 +120,29 @@ if is_triton_available():
     LOG2_E = tl.constexpr(1.4426950408889634)
 
     @triton.jit
+    def _offsets(rows, stride, WIDTH: tl.constexpr):
+        """Of the `WIDTH` channels of `rows`; in 64 bits, for batches of any length."""
+        return (rows.to(tl.int64) * stride)[:, None] + tl.arange(0, WIDTH)[None, :]
+
+    @triton.jit
     def _rows(pointer, rows, mask, stride, WIDTH: tl.constexpr):
-        """Rows of `WIDTH` channels, zeros where there is none; offsets in 64 bits, for batches of any length."""
-        offsets = (rows.to(tl.int64) * stride)[:, None] + tl.arange(0, WIDTH)[None, :]
-        return tl.load(pointer + offsets, mask=mask[:, None], other=0.0)
+        """Rows of `WIDTH` channels, zeros where there is none."""
+        return tl.load(pointer + _offsets(rows, stride, WIDTH), mask=mask[:, None], other=0.0)
 
     @triton.jit
     def _store_rows(pointer, rows, mask, stride, values, WIDTH: tl.constexpr):
-        offsets = (rows.to(tl.int64) * stride)[:, None] + tl.arange(0, WIDTH)[None, :]
-        tl.store(pointer + offsets, values, mask=mask[:, None])
+        tl.store(pointer + _offsets(rows, stride, WIDTH), values, mask=mask[:, None])
 
     @triton.jit
-    def _bounds(first, last, rows, mask, num_keys):
-        """The ranges of a tile of queries, which end in their row; empty ones of queries that do not exist."""
-        low, high = tl.load(first + rows, mask=mask, other=num_keys), tl.load(last + rows, mask=mask, other=-1)
-        return low, tl.minimum(high, num_keys - 1)
+    def _queries(tile, batch, first, last, num_queries, num_keys, QUERIES: tl.constexpr):
+        """
+        The queries of a tile of row `batch`: their numbers, whether there are such, their rows in the batch, and their
+        ranges, which end in their row and of those that do not exist are empty.
+        """
+        queries = tile * QUERIES + tl.arange(0, QUERIES)
+        there, rows = queries < num_queries, batch * num_queries + queries
+        low, high = tl.load(first + rows, mask=there, other=num_keys), tl.load(last + rows, mask=there, other=-1)
+        return queries, there, rows, low, tl.minimum(high, num_keys - 1)
 
     @triton.jit
     def _place(number, TILE: tl.constexpr):
@@ -173,9 +180,7 @@ if is_triton_available():
         """A program has a tile of the queries of a row and a head."""
         tile, row = _place(num_queries, QUERIES)
         batch, head = row // HEADS, row % HEADS
-        queries = tile * QUERIES + tl.arange(0, QUERIES)
-        there, rows = queries < num_queries, batch * num_queries + queries
-        low, high = _bounds(first, last, rows, there, num_keys)
+        queries, there, rows, low, high = _queries(tile, batch, first, last, num_queries, num_keys, QUERIES)
         states = _rows(query + head * query_head, rows, there, query_token, DIM)
         highest = tl.full((QUERIES,), -1e30, dtype=tl.float32)
         total = tl.zeros((QUERIES,), dtype=tl.float32)
@@ -230,9 +235,7 @@ if is_triton_available():
         """As `_attention_kernel`; `products` of outputs and gradients are kept for `_attention_key_grad_kernel`."""
         tile, row = _place(num_queries, QUERIES)
         batch, head = row // HEADS, row % HEADS
-        queries = tile * QUERIES + tl.arange(0, QUERIES)
-        there, rows = queries < num_queries, batch * num_queries + queries
-        low, high = _bounds(first, last, rows, there, num_keys)
+        queries, there, rows, low, high = _queries(tile, batch, first, last, num_queries, num_keys, QUERIES)
         states = _rows(query + head * query_head, rows, there, query_token, DIM)
         grads = _rows(output_grad + head * grad_head, rows, there, grad_token, DIM)
         outputs = _rows(output + head * DIM, rows, there, HEADS * DIM, DIM)
@@ -294,9 +297,7 @@ if is_triton_available():
         by_values = tl.zeros((KEYS, DIM), dtype=tl.float32)
         tiles += (batch * tl.cdiv(num_keys, KEYS) + key_tile) * 2
         for tile in range(tl.load(tiles), tl.load(tiles + 1)):
-            queries = tile * QUERIES + tl.arange(0, QUERIES)
-            there, rows = queries < num_queries, batch * num_queries + queries
-            low, high = _bounds(first, last, rows, there, num_keys)
+            queries, there, rows, low, high = _queries(tile, batch, first, last, num_queries, num_keys, QUERIES)
             states = _rows(query + head * query_head, rows, there, query_token, DIM)
             grads = _rows(output_grad + head * grad_head, rows, there, grad_token, DIM)
             sums = row * num_queries + queries

@@ -24,8 +24,8 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_update
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
 
-from .kernels import Rotation, gated_gelu, norm_and_rotate
-from .range_kernels import KeyRanges, attend_ranges, has_range_kernels, kernels_run_on
+from .kernels import Rotation, gated_gelu, kernels_run_on, norm_and_rotate
+from .range_kernels import KeyRanges, attend_ranges, has_range_kernels
 
 VARLEN = "varlen"
 # Attention kernels of GPUs work on tiles of so many queries, whether they are there or not.

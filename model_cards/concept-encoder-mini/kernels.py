@@ -42,6 +42,11 @@ GATE_TILE = 1024
 BACKWARD_PROGRAMS = 528
 
 
+def kernels_run_on(device: torch.device) -> bool:
+    """Whether kernels can be made for `device`."""
+    return HAS_TRITON and device.type == "cuda"
+
+
 def product_dtype(states: torch.Tensor) -> torch.dtype:
     """In what autocast computes matrix products of `states`; without autocast, what they have."""
     device = states.device.type
@@ -97,8 +102,12 @@ def gated_gelu(gate_up: torch.Tensor) -> torch.Tensor:
     make one kernel of the forward pass, but not of both gradients side by side. The kernel's gradients have none
     themselves.
     """
-    if HAS_TRITON and gate_up.is_cuda and gate_up.dtype in DTYPES:
+    if kernels_run_on(gate_up.device) and gate_up.dtype in DTYPES:
         return gated_gelu_with_triton(gate_up)
+    return _gate(gate_up)
+
+
+def _gate(gate_up: torch.Tensor) -> torch.Tensor:
     gate, up = gate_up.chunk(2, dim=-1)
     return nn.functional.gelu(gate, approximate="tanh") * up
 
@@ -106,7 +115,7 @@ def gated_gelu(gate_up: torch.Tensor) -> torch.Tensor:
 def _has_kernel(states: torch.Tensor, dtype: torch.dtype) -> bool:
     heads, head_dim = states.shape[2:]
     fits = 2 <= head_dim <= MAX_HEAD_DIM and head_dim & (head_dim - 1) == 0 and heads * head_dim <= MAX_WIDTH
-    return fits and HAS_TRITON and states.is_cuda and states.dtype in DTYPES and dtype in DTYPES
+    return fits and kernels_run_on(states.device) and states.dtype in DTYPES and dtype in DTYPES
 
 
 if is_triton_available():
@@ -343,8 +352,7 @@ if is_triton_available():
     @triton_op(f"{_NAMESPACE}::gated_gelu", mutates_args={})
     def gated_gelu_with_triton(gate_up: torch.Tensor) -> torch.Tensor:
         """As `gated_gelu`; the backward pass is one kernel."""
-        gate, up = gate_up.chunk(2, dim=-1)
-        return nn.functional.gelu(gate, approximate="tanh") * up
+        return _gate(gate_up)
 
     @triton_op(f"{_NAMESPACE}::gated_gelu_backward", mutates_args={})
     def _gate_backward_in_triton(output_grad: torch.Tensor, gate_up: torch.Tensor) -> torch.Tensor:

@@ -25,6 +25,7 @@ from modeling_concept.attention import (
     window_ranges,
 )
 from modeling_concept.kernels import rotate
+from tests.modeling.kernel_runs import attend_under_a_mask
 from tests.modeling.tiny import LENGTH_DEPENDENT, VARIANTS, document, masked_batch, tiny_config, tiny_model
 
 
@@ -149,15 +150,6 @@ def test_windows_of_a_document_without_keys_stay_in_their_row():
     rank, first, end = (torch.tensor([values]) for values in ([0, 4, 8, 8], [0, 0, 8, 8], [8, 8, 8, 8]))
     ranges = window_ranges(rank, first, end, 8, 4)
     assert [bound.tolist() for bound in ranges] == [[[0, 2, 7, 7]], [[2, 6, 7, 7]]]
-
-
-def attend_under_a_mask(query, key, value, ranges, scaling):
-    """What the range kernels compute, from all logits."""
-    places = torch.arange(key.shape[1])
-    mask = (places >= ranges.first[..., None]) & (places <= ranges.last[..., None])
-    logits = torch.einsum("bqhd,bkhd->bhqk", query, key) * scaling
-    weights = logits.masked_fill(~mask[:, None], -torch.inf).softmax(dim=-1).masked_fill(~mask[:, None], 0)
-    return torch.einsum("bhqk,bkhd->bqhd", weights, value)
 
 
 @pytest.fixture

@@ -3,29 +3,17 @@
 """The fused kernel equals PyTorch, forward and backward; on a CPU it runs in Triton's interpreter."""
 
 import importlib.util
-import os
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
-from packaging.version import Version
 from torch.utils.checkpoint import checkpoint
 from transformers.dynamic_module_utils import get_imports
 
 from modeling_concept import kernels
+from tests.modeling.kernel_runs import DEVICE, beside_the_interpreter, check_in_interpreter, on_gpu, on_kernels
 
 EPS = 1e-5
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-INTERPRETED = DEVICE == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"
-on_kernels = pytest.mark.skipif(
-    not (kernels.HAS_TRITON and (INTERPRETED or DEVICE == "cuda")),
-    reason="no Triton, or a CPU without its interpreter",
-)
-# `wrap_triton` takes no function of the interpreter before.
-WRAPS_INTERPRETED = Version(torch.__version__) >= Version("2.13")
-on_gpu = pytest.mark.skipif(not (kernels.HAS_TRITON and DEVICE == "cuda"), reason="no Triton, or no GPU")
 
 
 def load_copy(name: str):
@@ -77,16 +65,9 @@ def in_triton(*arguments) -> torch.Tensor:
     return kernels.norm_and_rotate_in_triton(*arguments)
 
 
-@pytest.mark.skipif(not WRAPS_INTERPRETED, reason="PyTorch is too old for interpreted kernels")
-@pytest.mark.skipif(not kernels.HAS_TRITON or INTERPRETED or DEVICE == "cuda", reason="no Triton, or kernels run here")
+@beside_the_interpreter
 def test_kernels_pass_in_triton_interpreter():
-    # What Triton's own functions become is settled when it is first imported.
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
-    environment = {**os.environ, "TRITON_INTERPRET": "1"}
-    root = Path(__file__).parents[2]
-    run = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stdout + run.stderr
-    assert " passed" in run.stdout
+    check_in_interpreter(__file__)
 
 
 @on_kernels

@@ -2,30 +2,28 @@
 # SPDX-License-Identifier: Apache-2.0
 """Attention on ranges of keys equals attention under a mask, in both passes; on a CPU in Triton's interpreter."""
 
-import os
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
-from packaging.version import Version
 from torch._dynamo.utils import counters
 from torch.utils.checkpoint import checkpoint
 from transformers.dynamic_module_utils import get_imports
 
 from modeling_concept import range_kernels
+from modeling_concept.kernels import HAS_TRITON
 from modeling_concept.range_kernels import KEY_TILE, QUERY_TILE, KeyRanges, query_tiles
-
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-INTERPRETED = DEVICE == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"
-SCALING = 0.3
-on_kernels = pytest.mark.skipif(
-    not (range_kernels.HAS_TRITON and (INTERPRETED or DEVICE == "cuda")),
-    reason="no Triton, or a CPU without its interpreter",
+from tests.modeling.kernel_runs import (
+    DEVICE,
+    INTERPRETED,
+    attend_under_a_mask,
+    beside_the_interpreter,
+    check_in_interpreter,
+    on_gpu,
+    on_kernels,
 )
-# `wrap_triton` takes no function of the interpreter before.
-WRAPS_INTERPRETED = Version(torch.__version__) >= Version("2.13")
+
+SCALING = 0.3
 # Matrix products of float32 are shortened on a GPU.
 ATOL = 1e-4 if DEVICE == "cpu" else 2e-2
 
@@ -51,13 +49,7 @@ def scattered(batch: int, queries: int, keys: int) -> KeyRanges:
 
 
 def under_a_mask(query: torch.Tensor, both: torch.Tensor, ranges: KeyRanges) -> torch.Tensor:
-    """What the kernels compute, from all logits."""
-    key, value = both.unbind(2)
-    places = torch.arange(key.shape[1], device=DEVICE)
-    mask = (places >= ranges.first[..., None]) & (places <= ranges.last[..., None])
-    logits = torch.einsum("bqhd,bkhd->bhqk", query, key) * SCALING
-    weights = logits.masked_fill(~mask[:, None], -torch.inf).softmax(dim=-1)
-    return torch.einsum("bhqk,bkhd->bqhd", weights, value)
+    return attend_under_a_mask(query, *both.unbind(2), ranges, SCALING)
 
 
 def in_triton(query: torch.Tensor, both: torch.Tensor, ranges: KeyRanges) -> torch.Tensor:
@@ -74,16 +66,9 @@ def outputs_and_gradients(function, query: torch.Tensor, both: torch.Tensor, ran
     return [output.detach(), *gradients]
 
 
-@pytest.mark.skipif(not WRAPS_INTERPRETED, reason="PyTorch is too old for interpreted kernels")
-@pytest.mark.skipif(not range_kernels.HAS_TRITON or INTERPRETED or DEVICE == "cuda", reason="no Triton, or runs here")
+@beside_the_interpreter
 def test_kernels_pass_in_triton_interpreter():
-    # What Triton's own functions become is settled when it is first imported.
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
-    environment = {**os.environ, "TRITON_INTERPRET": "1"}
-    root = Path(__file__).parents[2]
-    run = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stdout + run.stderr
-    assert " passed" in run.stdout
+    check_in_interpreter(__file__)
 
 
 @on_kernels
@@ -183,7 +168,7 @@ def test_operator_keeps_the_rules_of_operators():
     torch.library.opcheck(operator, (query, *both.unbind(2), *ranges, SCALING), test_utils=rules)
 
 
-@pytest.mark.skipif(not (range_kernels.HAS_TRITON and DEVICE == "cuda"), reason="no Triton, or no GPU")
+@on_gpu
 @pytest.mark.parametrize("options", [{"dynamic": False}, {"dynamic": True}, {"mode": "reduce-overhead"}])
 def test_compiled_kernels_equal_eager_ones(options):
     (query, both), ranges = states(1, 4000, 6000, 2, 64), ascending(1, 4000, 6000, 100)
@@ -230,7 +215,7 @@ def test_tiles_of_keys_without_a_reader_are_passed_over():
 # Capability, and shared memory of a program: A100, RTX 4090, H100, RTX 5090.
 @pytest.mark.parametrize(("capability", "shared_bytes"), [(80, 166_912), (89, 101_376), (90, 232_448), (120, 101_376)])
 @pytest.mark.parametrize("kernel", ["_attention_kernel", "_attention_query_grad_kernel", "_attention_key_grad_kernel"])
-@pytest.mark.skipif(not range_kernels.HAS_TRITON or INTERPRETED, reason="no Triton, or its interpreter")
+@pytest.mark.skipif(not HAS_TRITON or INTERPRETED, reason="no Triton, or its interpreter")
 def test_kernels_are_compiled_for_gpus_that_are_not_here(kernel, capability, shared_bytes, tmp_path, monkeypatch):
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -258,7 +243,7 @@ def test_shared_memory_says_how_many_tiles_are_on_their_way(shared_bytes, head_d
     assert range_kernels.num_stages(shared_bytes, head_dim) == stages
 
 
-@pytest.mark.skipif(not (range_kernels.HAS_TRITON and DEVICE == "cuda"), reason="no Triton, or no GPU")
+@on_gpu
 @pytest.mark.parametrize("stages", [1, 2])
 def test_fewer_tiles_on_their_way_change_nothing(stages, monkeypatch):
     (query, both), ranges = states(1, 150, 170, 2, 128), ascending(1, 150, 170, 30)
