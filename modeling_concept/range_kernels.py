@@ -134,15 +134,21 @@ if is_triton_available():
         tl.store(pointer + _offsets(rows, stride, WIDTH), values, mask=mask[:, None])
 
     @triton.jit
-    def _queries(tile, batch, first, last, num_queries, num_keys, QUERIES: tl.constexpr):
+    def _queries(tile, batch, num_queries, QUERIES: tl.constexpr):
         """
-        The queries of a tile of row `batch`: their numbers, whether there are such, their rows in the batch, and their
-        ranges, which end in their row and of those that do not exist are empty.
+        The queries of a tile of row `batch`: their numbers, whether there are such, and their rows in the batch.
+
+        Pointers stay out of here: PyTorch takes what a function is given for part of what it returns, and a pointer
+        that is part of where something is stored for one that is written to, which it then copies in every step.
         """
         queries = tile * QUERIES + tl.arange(0, QUERIES)
-        there, rows = queries < num_queries, batch * num_queries + queries
-        low, high = tl.load(first + rows, mask=there, other=num_keys), tl.load(last + rows, mask=there, other=-1)
-        return queries, there, rows, low, tl.minimum(high, num_keys - 1)
+        return queries, queries < num_queries, batch * num_queries + queries
+
+    @triton.jit
+    def _bounds(first, last, rows, mask, num_keys):
+        """The ranges of queries, which end in their row and of those that do not exist are empty."""
+        low, high = tl.load(first + rows, mask=mask, other=num_keys), tl.load(last + rows, mask=mask, other=-1)
+        return low, tl.minimum(high, num_keys - 1)
 
     @triton.jit
     def _place(number, TILE: tl.constexpr):
@@ -180,7 +186,8 @@ if is_triton_available():
         """A program has a tile of the queries of a row and a head."""
         tile, row = _place(num_queries, QUERIES)
         batch, head = row // HEADS, row % HEADS
-        queries, there, rows, low, high = _queries(tile, batch, first, last, num_queries, num_keys, QUERIES)
+        queries, there, rows = _queries(tile, batch, num_queries, QUERIES)
+        low, high = _bounds(first, last, rows, there, num_keys)
         states = _rows(query + head * query_head, rows, there, query_token, DIM)
         highest = tl.full((QUERIES,), -1e30, dtype=tl.float32)
         total = tl.zeros((QUERIES,), dtype=tl.float32)
@@ -235,7 +242,8 @@ if is_triton_available():
         """As `_attention_kernel`; `products` of outputs and gradients are kept for `_attention_key_grad_kernel`."""
         tile, row = _place(num_queries, QUERIES)
         batch, head = row // HEADS, row % HEADS
-        queries, there, rows, low, high = _queries(tile, batch, first, last, num_queries, num_keys, QUERIES)
+        queries, there, rows = _queries(tile, batch, num_queries, QUERIES)
+        low, high = _bounds(first, last, rows, there, num_keys)
         states = _rows(query + head * query_head, rows, there, query_token, DIM)
         grads = _rows(output_grad + head * grad_head, rows, there, grad_token, DIM)
         outputs = _rows(output + head * DIM, rows, there, HEADS * DIM, DIM)
@@ -297,7 +305,8 @@ if is_triton_available():
         by_values = tl.zeros((KEYS, DIM), dtype=tl.float32)
         tiles += (batch * tl.cdiv(num_keys, KEYS) + key_tile) * 2
         for tile in range(tl.load(tiles), tl.load(tiles + 1)):
-            queries, there, rows, low, high = _queries(tile, batch, first, last, num_queries, num_keys, QUERIES)
+            queries, there, rows = _queries(tile, batch, num_queries, QUERIES)
+            low, high = _bounds(first, last, rows, there, num_keys)
             states = _rows(query + head * query_head, rows, there, query_token, DIM)
             grads = _rows(output_grad + head * grad_head, rows, there, grad_token, DIM)
             sums = row * num_queries + queries

@@ -5,7 +5,10 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -20,6 +23,8 @@ on_kernels = pytest.mark.skipif(
     not (HAS_TRITON and (INTERPRETED or DEVICE == "cuda")), reason="no Triton, or a CPU without its interpreter"
 )
 on_gpu = pytest.mark.skipif(not (HAS_TRITON and DEVICE == "cuda"), reason="no Triton, or no GPU")
+# What PyTorch finds out about kernels it asks a driver, which may be made up where there is none.
+traced = pytest.mark.skipif(not HAS_TRITON or INTERPRETED, reason="no Triton, or its interpreter")
 # `wrap_triton` takes no function of the interpreter before 2.13.
 beside_the_interpreter = pytest.mark.skipif(
     Version(torch.__version__) < Version("2.13") or not HAS_TRITON or INTERPRETED or DEVICE == "cuda",
@@ -47,3 +52,29 @@ def attend_under_a_mask(
     logits = torch.einsum("bqhd,bkhd->bhqk", query, key) * scaling
     weights = logits.masked_fill(~mask[:, None], -torch.inf).softmax(dim=-1).masked_fill(~mask[:, None], 0)
     return torch.einsum("bhqk,bkhd->bqhd", weights, value)
+
+
+def written_by_kernels(
+    function: Callable[..., Any], arguments: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch
+) -> list[set[str]]:
+    """
+    What PyTorch finds that each kernel of `function` writes to, by its names; a compiler copies that before.
+
+    Nothing is run, so that no GPU is needed, but the name of one.
+    """
+    from torch._dynamo.backends.common import aot_autograd
+    from torch._dynamo.exc import BackendCompilerFailed
+    from triton.backends.compiler import GPUTarget
+    from triton.runtime import driver
+
+    graphs: list[torch.fx.GraphModule] = []
+
+    def keep(graph: torch.fx.GraphModule, _: Any) -> Any:
+        graphs.append(graph)
+        raise NotImplementedError
+
+    monkeypatch.setattr(driver, "_active", SimpleNamespace(get_current_target=lambda: GPUTarget("cuda", 90, 32)))
+    with pytest.raises((BackendCompilerFailed, NotImplementedError)):
+        torch.compile(function, backend=aot_autograd(fw_compiler=keep), fullgraph=True)(*arguments)
+    calls = [node.kwargs for graph in graphs for node in graph.graph.nodes if "tensors_to_clone" in node.kwargs]
+    return [set(call["tensors_to_clone"]) for call in calls]

@@ -11,7 +11,15 @@ from torch.utils.checkpoint import checkpoint
 from transformers.dynamic_module_utils import get_imports
 
 from modeling_concept import kernels
-from tests.modeling.kernel_runs import DEVICE, beside_the_interpreter, check_in_interpreter, on_gpu, on_kernels
+from tests.modeling.kernel_runs import (
+    DEVICE,
+    beside_the_interpreter,
+    check_in_interpreter,
+    on_gpu,
+    on_kernels,
+    traced,
+    written_by_kernels,
+)
 
 EPS = 1e-5
 
@@ -68,6 +76,20 @@ def in_triton(*arguments) -> torch.Tensor:
 @beside_the_interpreter
 def test_kernels_pass_in_triton_interpreter():
     check_in_interpreter(__file__)
+
+
+@traced
+def test_compilers_take_nothing_but_outputs_for_written_to(fresh_compiler, monkeypatch):
+    """What they take for written to they copy in every step, and record no graph of it."""
+    projected, weight, turns = inputs(2, 30, 3, 16)
+    heads, weight = keys(projected.detach(), 16), weight.detach()
+    arguments = (heads, weight, *turns, EPS)
+    forward = (*arguments, torch.float32)
+    assert written_by_kernels(kernels.norm_and_rotate_in_triton, forward, monkeypatch) == [{"output"}]
+    written = written_by_kernels(kernels._backward_in_triton, (heads, *arguments), monkeypatch)
+    assert written == [{"states_grad", "weight_grads"}]
+    gates = (torch.ones(3, 8), torch.ones(3, 16))
+    assert written_by_kernels(kernels._gate_backward_in_triton, gates, monkeypatch) == [{"gate_up_grad"}]
 
 
 @on_kernels

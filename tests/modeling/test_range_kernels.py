@@ -11,7 +11,6 @@ from torch.utils.checkpoint import checkpoint
 from transformers.dynamic_module_utils import get_imports
 
 from modeling_concept import range_kernels
-from modeling_concept.kernels import HAS_TRITON
 from modeling_concept.range_kernels import KEY_TILE, QUERY_TILE, KeyRanges, query_tiles
 from tests.modeling.kernel_runs import (
     DEVICE,
@@ -21,6 +20,8 @@ from tests.modeling.kernel_runs import (
     check_in_interpreter,
     on_gpu,
     on_kernels,
+    traced,
+    written_by_kernels,
 )
 
 SCALING = 0.3
@@ -195,6 +196,19 @@ def test_tiles_for_batches_of_any_size_are_compiled_once(fresh_compiler):
     assert counters["stats"]["unique_graphs"] <= 2
 
 
+@traced
+def test_compilers_take_nothing_but_outputs_for_written_to(fresh_compiler, monkeypatch):
+    """What they take for written to they copy in every step, and record no graph of it."""
+    (query, both), ranges = states(2, 70, 150, 2, 16), scattered(2, 70, 150)
+    query, key, value, *ranges = (it.detach() for it in (query, *both.unbind(2), *ranges))
+    arguments = (query, key, value, *ranges, SCALING)
+    written = written_by_kernels(range_kernels.attend_ranges_in_triton, arguments, monkeypatch)
+    assert written == [{"output", "log_sums"}]
+    backward = (query, query, query.new_zeros(2, 2, 70), *arguments)
+    written = written_by_kernels(range_kernels._backward_in_triton, backward, monkeypatch)
+    assert written == [{"query_grad", "products"}, {"key_grad", "value_grad"}]
+
+
 def test_tiles_of_queries_are_those_that_read_a_tile_of_keys():
     ranges = scattered(2, 500, 700)
     tiles = query_tiles(ranges, 700)
@@ -215,7 +229,7 @@ def test_tiles_of_keys_without_a_reader_are_passed_over():
 # Capability, and shared memory of a program: A100, RTX 4090, H100, RTX 5090.
 @pytest.mark.parametrize(("capability", "shared_bytes"), [(80, 166_912), (89, 101_376), (90, 232_448), (120, 101_376)])
 @pytest.mark.parametrize("kernel", ["_attention_kernel", "_attention_query_grad_kernel", "_attention_key_grad_kernel"])
-@pytest.mark.skipif(not HAS_TRITON or INTERPRETED, reason="no Triton, or its interpreter")
+@traced
 def test_kernels_are_compiled_for_gpus_that_are_not_here(kernel, capability, shared_bytes, tmp_path, monkeypatch):
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
