@@ -106,7 +106,8 @@ class ConceptEncoderPreTrainedModel(PreTrainedModel):
     _former_names: dict[str, str] = {}
     _no_split_modules = ["ConceptBlock"]
     # What is worth a graph of its own where the model is not compiled as a whole.
-    _compiled_modules = ["ConceptTokenEmbedding", "ConceptBlock", "ConceptPredictionHead", "LinearCrossEntropy"]
+    _compiled_modules = ["ConceptTokenEmbedding", "AnchoredConcepts", "ConceptBlock"]
+    _compiled_modules += ["ConceptPredictionHead", "LinearCrossEntropy"]
     _supports_sdpa = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True

@@ -20,7 +20,7 @@ from training_concept.trainer import ConceptTrainer
 
 pytestmark = pytest.mark.usefixtures("fresh_compiler")
 
-KINDS = 9  # of parts that are compiled apart: the embeddings, six kinds of blocks, the head and the loss
+KINDS = 10  # of parts that are compiled apart: embeddings, concepts, six kinds of blocks, the head and the loss
 WIDTHS = {"hidden_size": 32, "num_attention_heads": 2, "local_attention": 16}
 WHOLE = {"torch_compile_backend": "eager"}
 REGIONS = WHOLE | {"torch_compile_regions": True}
@@ -88,7 +88,7 @@ def test_regions_are_the_outermost_parts_that_a_model_names():
     model = build(**ONE_OF_EACH)
     regions = find_regions(model)
     blocks = {f"model.{name}.0" for name in ("token_blocks", "reads", "layers", "writes")}
-    blocks |= {"model.embeddings", "decoder.token_reads.0", "decoder.concept_reads.0"}
+    blocks |= {"model.embeddings", "model.concepts", "decoder.token_reads.0", "decoder.concept_reads.0"}
     assert {name for name, module in model.named_modules() if module in regions} == blocks | {"head", "criterion"}
     assert model.criterion not in find_regions(model, left_out=["LinearCrossEntropy"])
 
