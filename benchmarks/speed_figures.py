@@ -28,6 +28,7 @@ RATE_COLUMNS = [
     "model",
     "parameters (M)",
     "tokens of a document",
+    "tokens a step",
     "attention",
     "compiled",
     "tokens/s",
@@ -206,26 +207,26 @@ def tables(records: Sequence[Record]) -> list[Table]:
 
 def rate_table(records: Sequence[Record], mode: str, variable: bool, prefix: str) -> Table:
     """
-    The best way of every contender at every length; of several runs the last one that has it.
+    The best way of every contender at every length and size of a step; of several runs the last one that has it.
 
     Runs that time another reference than the first one have no ratios, and give only rows that no other run has.
     """
     reference = records[0]["reference"]
-    rows: dict[tuple[int, str], list[Any]] = {}
+    rows: dict[tuple[int, str, int], list[Any]] = {}
     for record in sorted(records, key=lambda record: bool(record["reference"] == reference)):
         cells = [it for it in record["cells"] if it.mode == mode and it.variable == variable]
         for pick in {Pick(it.contender, mode, it.length, variable): None for it in cells}:
             if (best := fastest(record, pick)) is not None:
-                row, key = _rate_row(record, pick, best), (pick.length, pick.contender)
+                row, key = _rate_row(record, pick, best), (pick.length, pick.contender, record["tokens"])
                 if record["reference"] != reference:
                     row[RATE_COLUMNS.index("x reference")] = ""
                 rows[key] = row
     layout = "variable" if variable else "fixed"
     last = records[-1]
     note = (
-        f"{last['device']}, {last['dtype']}, {last['tokens']:,} tokens a batch, random weights. Each model by the "
-        f"fastest of its ways to attend and compile. x reference: against {reference} in the same run, which every "
-        f"run times anew. Spread: standard deviation over the repeats. MFU: {FLOPS_NOTE}."
+        f"{last['device']}, {last['dtype']}, random weights. Each model by the fastest of its ways to attend and "
+        f"compile. x reference: against {reference} in the same run, which every run times anew. Spread: standard "
+        f"deviation over the repeats. MFU: {FLOPS_NOTE}."
     )
     return Table(f"{prefix}{mode}_{layout}", RATE_COLUMNS, [rows[key] for key in sorted(rows)], note)
 
@@ -269,6 +270,7 @@ def _rate_row(record: Record, pick: Pick, best: Measurement) -> list[Any]:
         pick.contender,
         round((best.parameters or 0) / 1e6, 1),
         pick.length,
+        record["tokens"],
         best.attention,
         best.compiled,
         round(rate),

@@ -47,11 +47,11 @@ def plot_rates(tables: Mapping[str, Table], path: Path) -> None:
 
 def _draw_panel(axes: Axes, table: Table, colours: Mapping[str, tuple[float, float, float]]) -> None:
     columns = (table.column(name) for name in ("model", "tokens of a document", "tokens/s"))
-    lines: dict[str, list[tuple[int, float]]] = defaultdict(list)
+    lines: dict[str, dict[int, float]] = defaultdict(dict)
     for model, length, rate in zip(*columns, strict=True):
-        lines[model].append((length, rate))
+        lines[model][length] = max(rate, lines[model].get(length, rate))
     for model, points in lines.items():
-        axes.plot(*zip(*sorted(points), strict=True), marker="o", markersize=3, color=colours[model])
+        axes.plot(*zip(*sorted(points.items()), strict=True), marker="o", markersize=3, color=colours[model])
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.set_xlabel("tokens of a document")
