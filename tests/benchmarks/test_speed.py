@@ -222,9 +222,9 @@ def test_merging_makes_the_figures(tmp_path):
 def test_tables_show_the_fastest_way_and_what_failed_without_paths(tmp_path):
     tables = merged(tmp_path, {"cells": CELLS}).tables
     rows = {(row[0], row[2]): row for row in tables["train_fixed"].rows}
-    assert rows["base", 512][3] == "varlen"
-    assert rows["base", 512][7] == 3.0
-    assert rows[REFERENCE, 512][7] == 1.0
+    assert rows["base", 512][4] == "varlen"
+    assert rows["base", 512][8] == 3.0
+    assert rows[REFERENCE, 512][8] == 1.0
     (failure,) = tables["failures"].rows
     assert failure[-1] == "ValueError: 1024 tokens in model.py are too many"
 
@@ -240,9 +240,16 @@ def test_a_ratio_needs_both_numbers_from_one_run(tmp_path):
 def test_a_table_has_ratios_to_one_reference(tmp_path):
     alone = {"cells": [cell(name, "train", 512, [1.0]) for name in ("mini", "base")], "reference": "mini"}
     table = merged(tmp_path, {"cells": CELLS}, alone).tables["train_fixed"]
-    ratios = {row[0]: row[7] for row in table.rows if row[2] == 512}
+    ratios = {row[0]: row[8] for row in table.rows if row[2] == 512}
     assert ratios == {"base": 3.0, REFERENCE: 1.0, "small": 3.0, "mini": ""}
     assert f"against {REFERENCE} in" in table.note
+
+
+def test_steps_of_other_sizes_have_rows_of_their_own(tmp_path):
+    larger = {"cells": [cell("base", "train", 512, [1.0])], "tokens": 131072}
+    table = merged(tmp_path, {"cells": CELLS}, larger).tables["train_fixed"]
+    rows = [row for row in table.rows if row[:1] + row[2:3] == ["base", 512]]
+    assert [(row[3], row[8]) for row in rows] == [(65536, 3.0), (131072, "")]
 
 
 def test_figures_are_those_of_a_gpu(tmp_path):
