@@ -352,7 +352,8 @@ def _anchor(document: ChunkedDocument, ratio: int | None) -> Concepts:
 
 
 def _stem(encoder: ConceptEncoder, chunk: Chunk) -> torch.Tensor:
-    mixing = encoder._mixing(chunk.layout, encoder.rotate(chunk.states, chunk.layout.positions), 1)
+    rotation = encoder.rotate(chunk.states, chunk.layout.positions)
+    mixing = encoder._mixing(chunk.layout, chunk.layout.stream(1), rotation)
     return encoder._mix(chunk.states, encoder.token_blocks, mixing)
 
 
@@ -398,7 +399,7 @@ def _think(encoder: ConceptEncoder, stage: int, concepts: Concepts, document: Ch
     window = slice(0, 1)
     layout, deep = document._layout(window), encoder.config.read_every
     blank = concepts.states.new_zeros(1, 1, encoder.config.token_hidden_size)
-    _, thinking, _ = encoder._exchanging(blank, concepts, layout, None)
+    _, thinking, _ = encoder._exchanging(blank, concepts, layout.stream(1), None)
     states = concepts.states
     for layer in encoder.layers[stage * deep : (stage + 1) * deep]:
         states = layer(states, **thinking)
@@ -413,12 +414,12 @@ def _write_and_mix(encoder: ConceptEncoder, stage: int, concepts: Concepts) -> U
         return None
 
     def apply(chunk: Chunk) -> torch.Tensor:
-        rotation = encoder.rotate(chunk.states, chunk.layout.positions)
-        _, _, writing = encoder._exchanging(chunk.states, concepts, chunk.layout, rotation)
+        slots, rotation = chunk.layout.stream(1), encoder.rotate(chunk.states, chunk.layout.positions)
+        _, _, writing = encoder._exchanging(chunk.states, concepts, slots, rotation)
         tokens = chunk.states
         for write in writes:
             tokens = write(tokens, concepts.states, **writing)
-        return encoder._mix(tokens, mixers, encoder._mixing(chunk.layout, rotation, 1))
+        return encoder._mix(tokens, mixers, encoder._mixing(chunk.layout, slots, rotation))
 
     return Update(_reach(encoder, len(mixers)), apply)
 

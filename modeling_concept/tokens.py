@@ -32,6 +32,9 @@ from .attention import (
 )
 from .kernels import Rotation, product_dtype
 
+# Arguments of layers, which take turns with them.
+Turns = list[dict[str, Any]]
+
 
 class TokenLayout(NamedTuple):
     """
@@ -83,9 +86,9 @@ class TokenLayout(NamedTuple):
 
     def stream(self, batch: int) -> Stream:
         """The slots of `batch` rows, as attention takes them."""
-        sizes = None if self.mask is None else document_sizes(self.mask, self.slot_documents, self.lengths)
-        longest = min(self.longest, self.num_slots)
-        return Stream(batch, self.num_slots, longest, self.mask, self.slot_documents, sizes)
+        documents, longest = self.slot_documents, min(self.longest, self.num_slots)
+        sizes = None if self.mask is None else document_sizes(self.mask, documents, self.lengths)
+        return Stream(batch, self.num_slots, longest, self.mask, documents, sizes)
 
 
 def document_sizes(mask: torch.Tensor, documents: torch.Tensor | None, lengths: torch.Tensor | None) -> torch.Tensor:
@@ -396,28 +399,27 @@ class TokenConvolution(nn.Module):
         return self.out_proj((around * self.taps.T).sum(dim=-1).to(hidden_states.dtype)), None
 
 
-def read_window(config: PreTrainedConfig, layout: TokenLayout, batch: int) -> dict[str, Any]:
+def read_window(config: PreTrainedConfig, layout: TokenLayout, stream: Stream) -> dict[str, Any]:
     """A window of `local_attention` visible tokens around each one."""
-    stream, device = layout.stream(batch), layout.positions.device
-    return read_neighbours(stream, config.local_attention, takes_documents(config), device)
+    return read_neighbours(stream, config.local_attention, takes_documents(config), layout.positions.device)
 
 
-def local_mixing(config: PreTrainedConfig, layout: TokenLayout, batch: int) -> list[dict[str, Any]]:
+def local_mixing(config: PreTrainedConfig, layout: TokenLayout, stream: Stream) -> Turns:
     """Sliding windows of `local_attention` visible tokens."""
-    return [read_window(config, layout, batch)]
+    return [read_window(config, layout, stream)]
 
 
-def shifted_mixing(config: PreTrainedConfig, layout: TokenLayout, batch: int) -> list[dict[str, Any]]:
+def shifted_mixing(config: PreTrainedConfig, layout: TokenLayout, stream: Stream) -> Turns:
     """Blocks of `local_attention` visible tokens, in every other layer shifted by half a block (Swin, 2103.14030)."""
-    visible, width = layout.visible(batch), config.local_attention
+    visible, width = layout.visible(stream.batch), config.local_attention
     rank, documents, _ = rank_slots(layout, visible)
     cells = [documents * (visible.shape[1] + 1) + (rank + shift) // width for shift in (0, width // 2)]
     return [{"windows": self_windows(visible, 2 * width, cell)} for cell in cells]
 
 
-def convolution_mixing(config: PreTrainedConfig, layout: TokenLayout, batch: int) -> list[dict[str, Any]]:
+def convolution_mixing(config: PreTrainedConfig, layout: TokenLayout, stream: Stream) -> Turns:
     """The slots around each one that hold visible tokens of its document."""
-    visible, documents = layout.visible(batch), layout.slot_documents
+    visible, documents = layout.visible(stream.batch), stream.documents
     around = (config.conv_kernel_size // 2,) * 2
     neighbours = nn.functional.pad(visible, around).unfold(1, config.conv_kernel_size, 1)
     if documents is not None:
@@ -432,11 +434,11 @@ class TokenMixer(NamedTuple):
 
     Attributes:
         module: what stands in the block.
-        arguments: from configuration, layout and batch size to arguments that the layers take in turns.
+        arguments: from configuration, layout and its stream to arguments that the layers take in turns.
     """
 
     module: type[nn.Module]
-    arguments: Callable[[PreTrainedConfig, TokenLayout, int], list[dict[str, Any]]]
+    arguments: Callable[[PreTrainedConfig, TokenLayout, Stream], Turns]
 
 
 TOKEN_MIXERS: dict[str, TokenMixer] = {
@@ -521,7 +523,7 @@ class TokenFunnel(nn.Module):
         """
         targets = []
         for block in self.blocks:
-            window = read_window(self.config, layout, tokens.shape[0])
+            window = read_window(self.config, layout, layout.stream(tokens.shape[0]))
             rotation = rotate(tokens, layout.to_slots(layout.positions))
             pairs, layout = pair_slots(layout, tokens.shape[0])
             queries = take(pairs.mean(tokens), pairs.target)

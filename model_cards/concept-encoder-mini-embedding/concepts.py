@@ -331,17 +331,18 @@ def exchange_arguments(
     own_rotation = None if config.concept_positions == "cope" else rotation
     mixers = (READS[config.read_attention], concept_mixer(config), ConceptAttention)
     read, think, write = (takes_documents(config, mixer) for mixer in mixers)
-    reading = read_documents(concepts.stream, tokens, read)
+    stream = concepts.stream
+    reading = read_documents(stream, tokens, read)
     # CODEPATH: no preset has slot attention, in which unused concepts would win tokens.
     if config.read_attention == "slot" and concepts.mask is not None:
         in_use = concepts.mask[:, None, :, None]
         reading = {"attention_mask": in_use & reading.get("attention_mask", in_use)}
-    thinking = read_documents(concepts.stream, concepts.stream, think)
+    thinking = read_documents(stream, stream, think)
     return (
         {**reading, "query_rotation": rotation, "key_rotation": token_rotation},
         {**thinking, "query_rotation": own_rotation, "key_rotation": own_rotation},
         {
-            **read_documents(tokens, concepts.stream, write),
+            **read_documents(tokens, stream, write, reading.get("segments")),
             "query_rotation": token_rotation,
             "key_rotation": rotation,
             # A row without a visible token reads its first slot, which has to stay 0.

@@ -165,20 +165,25 @@ def document_mask(queries: Stream, keys: Stream) -> torch.Tensor | None:
     return same if mask is None else same & mask
 
 
-def read_documents(queries: Stream, keys: Stream, unpadded: bool) -> dict[str, Any]:
+def read_documents(queries: Stream, keys: Stream, unpadded: bool, reverse: Segments | None = None) -> dict[str, Any]:
     """
     What tells `ConceptAttention` that queries read all the keys of their own document.
 
     Args:
         unpadded: whether the backend takes documents as they are, so that none needs a mask.
+        reverse: how `keys` read `queries`, if that is known, which spares finding their documents again.
     """
     if keys.is_full and queries.documents is None:
         return {}
     if not (unpadded and queries.is_contiguous and keys.is_contiguous):
         return {"attention_mask": document_mask(queries, keys)}
-    sized = queries.sizes if keys.sizes is None else keys.sizes
-    unused = max(queries.num_unused, keys.num_unused)
-    query_starts, key_starts = (stream.starts(sized.shape[1], unused, sized.device) for stream in (queries, keys))
+    if reverse is None:
+        sized = queries.sizes if keys.sizes is None else keys.sizes
+        shape = (sized.shape[1], max(queries.num_unused, keys.num_unused), sized.device)
+        query_starts = queries.starts(*shape)
+        key_starts = query_starts if keys is queries else keys.starts(*shape)
+    else:
+        query_starts, key_starts = reverse.key_starts, reverse.query_starts
     segments = Segments(query_starts, key_starts, queries.longest, keys.longest)
     return {"segments": with_ranges(segments, queries.batch * queries.length)}
 

@@ -31,6 +31,7 @@ from .attention import (
     ConceptRotaryEmbedding,
     ContextualAttention,
     ResidualLinear,
+    Stream,
 )
 from .concepts import (
     CONCEPT_PLACES,
@@ -79,6 +80,7 @@ from .tokens import (
     TokenConvolution,
     TokenFunnel,
     TokenLayout,
+    Turns,
     arrange_tokens,
     check_inputs,
     check_options,
@@ -293,13 +295,13 @@ class ConceptEncoder(ConceptEncoderPreTrainedModel):
         if self.rotary_emb is not None:
             self.rotary_emb.fit(given, layout.positions)
         tokens = self._embed(input_ids, inputs_embeds, token_type_ids, layout)
-        rotation, mixing = self._surroundings(tokens, layout)
+        slots, rotation, mixing = self._surroundings(tokens, layout)
         tokens = self._mix(tokens, self.token_blocks, mixing, **kwargs)
         stream, short, targets = self.funnel(tokens, layout, self.rotate, **kwargs)
         if targets:
-            rotation, mixing = self._surroundings(stream, short)
+            slots, rotation, mixing = self._surroundings(stream, short)
         concepts = self._keep(self.places(self.concepts(stream, short, concept_ratio)), kept_concepts, given.shape[0])
-        exchanging = self._exchanging(stream, concepts, short, rotation)
+        exchanging = self._exchanging(stream, concepts, slots, rotation)
         concepts, stream = self._exchange(
             stream, concepts, mixing, exchanging, num_iterations, output_token_states, **kwargs
         )
@@ -337,10 +339,10 @@ class ConceptEncoder(ConceptEncoderPreTrainedModel):
         types = None if token_type_ids is None else layout.to_slots(token_type_ids)
         return self.embeddings(words, types, layout.to_slots(layout.positions), layout.mask)
 
-    def _surroundings(self, tokens: torch.Tensor, layout: TokenLayout) -> tuple[Rotation | None, list[dict[str, Any]]]:
-        """Rotations of a stream of tokens, and the arguments of layers that mix them."""
-        rotation = self.rotate(tokens, layout.to_slots(layout.positions))
-        return rotation, self._mixing(layout, rotation, tokens.shape[0])
+    def _surroundings(self, tokens: torch.Tensor, layout: TokenLayout) -> tuple[Stream, Rotation | None, Turns]:
+        """Tokens as attention takes them, their rotations, and the arguments of layers that mix them."""
+        slots, rotation = layout.stream(tokens.shape[0]), self.rotate(tokens, layout.to_slots(layout.positions))
+        return slots, rotation, self._mixing(layout, slots, rotation)
 
     def _output(self, concepts: Concepts, layout: TokenLayout, tokens: torch.Tensor | None) -> ConceptEncoderOutput:
         """What `forward` returns, with states `[batch, V, token_hidden_size]` of the tokens of `layout` if given."""
@@ -369,7 +371,7 @@ class ConceptEncoder(ConceptEncoderPreTrainedModel):
         self,
         tokens: torch.Tensor,
         concepts: Concepts,
-        mixing: list[dict[str, Any]],
+        mixing: Turns,
         exchanging: tuple[dict[str, Any], dict[str, Any], dict[str, Any]],
         num_iterations: int | None,
         keep_tokens: bool,
@@ -392,33 +394,30 @@ class ConceptEncoder(ConceptEncoderPreTrainedModel):
         states = states if concepts.mask is None else states * concepts.mask.unsqueeze(-1)
         return concepts._replace(states=states), tokens
 
-    def _mixing(self, layout: TokenLayout, rotation: Rotation | None, batch: int) -> list[dict[str, Any]]:
+    def _mixing(self, layout: TokenLayout, slots: Stream, rotation: Rotation | None) -> Turns:
         """Arguments of token layers, which take turns with them."""
         if len(self.token_blocks) + len(self.interleaved_blocks) == 0:
             return []
-        turns = TOKEN_MIXERS[self.config.token_mixer].arguments(self.config, layout, batch)
+        turns = TOKEN_MIXERS[self.config.token_mixer].arguments(self.config, layout, slots)
         return [{"query_rotation": rotation, "key_rotation": rotation} | turn for turn in turns]
 
-    def _mix(
-        self, tokens: torch.Tensor, layers: nn.ModuleList, mixing: list[dict[str, Any]], **kwargs: Any
-    ) -> torch.Tensor:
+    def _mix(self, tokens: torch.Tensor, layers: nn.ModuleList, mixing: Turns, **kwargs: Any) -> torch.Tensor:
         for depth, layer in enumerate(layers):
             tokens = layer(tokens, **mixing[depth % len(mixing)], **kwargs)
         return tokens
 
     def _exchanging(
-        self, tokens: torch.Tensor, concepts: Concepts, layout: TokenLayout, token_rotation: Rotation | None
+        self, tokens: torch.Tensor, concepts: Concepts, slots: Stream, token_rotation: Rotation | None
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         """What tells reads, concept layers and write-back who may read whom."""
         rotation = self.rotate(tokens, concepts.positions)
-        slots = layout.stream(tokens.shape[0])
         return exchange_arguments(self.config, concepts, slots, rotation, token_rotation)
 
     def _core(
         self,
         states: torch.Tensor,
         tokens: torch.Tensor,
-        mixing: list[dict[str, Any]],
+        mixing: Turns,
         reading: dict[str, Any],
         thinking: dict[str, Any],
         writing: dict[str, Any],

@@ -106,6 +106,9 @@ def test_documents_without_padding_equal_masked_ones():
     used = streams[0].mask
     torch.testing.assert_close(unpadded[used], masked[used], atol=1e-10, rtol=0)
 
+    segments, reverse = (read_documents(*pair, unpadded=True)["segments"] for pair in (streams, streams[::-1]))
+    torch.testing.assert_close(read_documents(*streams, unpadded=True, reverse=reverse), {"segments": segments})
+
 
 @pytest.mark.parametrize("window", [None, 3])
 def test_ranges_of_segments_say_what_documents_say(window):

@@ -230,7 +230,7 @@ def test_convolution_reaches_half_a_kernel():
 def test_shifted_blocks_take_turns():
     config = tiny_config("shifted")
     layout, _ = place_tokens(torch.Size([1, 16]), None, None, None, torch.device("cpu"))
-    assert len(shifted_mixing(config, layout, 1)) == 2
+    assert len(shifted_mixing(config, layout, layout.stream(1))) == 2
     model, index = tiny_model(ConceptEncoder, "shifted", num_token_layers=1), torch.arange(16)
     one = influences(model, document(16)[None], "token_blocks")
     assert torch.equal(one, index // 8 == index[:, None] // 8)
