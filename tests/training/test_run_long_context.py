@@ -339,6 +339,21 @@ def test_each_length_has_its_learning_rate(tmp_path):
     assert all(torch.equal(value, last[name]) for name, value in first.items())
 
 
+@pytest.mark.parametrize("task", ["scrolls_contract_nli", "scrolls_qasper"])
+def test_all_batches_have_one_length_if_asked(tmp_path, checkpoint, benchmarks, monkeypatch, task):
+    """As one graph of a compiler wants; whether classes or places are asked for."""
+    lengths, take_step = [], FineTuningTrainer.training_step
+
+    def watched(self, model, inputs, *args):
+        lengths.append(inputs["input_ids"].shape[1])
+        return take_step(self, model, inputs, *args)
+
+    monkeypatch.setattr(FineTuningTrainer, "training_step", watched)
+    settings = {"task_name": [task], "data_dir": benchmarks, "first_tokens_ablation": False, "max_steps": 3}
+    run(checkpoint, tmp_path / "out", pad_to_max_length=True, max_seq_length=96, seeds=[1], **settings)
+    assert lengths == [96] * 3
+
+
 def test_what_is_trained_on_is_drawn_from_all(tmp_path, checkpoint):
     """The first messages are all of one era."""
     packages = write_speeches(tmp_path / "packages")

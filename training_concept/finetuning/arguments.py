@@ -62,10 +62,16 @@ class ClassifierArguments(ModelArguments):
 
 @dataclass
 class RepetitionArguments:
-    """What all fine-tunings of a run share: who tokenises, what they train on and with which seeds."""
+    """What all fine-tunings of a run share: who tokenises and pads, what they train on and with which seeds."""
 
     preprocessing_num_workers: int | None = field(
         default=None, metadata={"help": "Number of processes that tokenise."}
+    )
+    pad_to_max_length: bool = field(
+        default=False,
+        metadata={
+            "help": "Whether all examples are padded to the length that they are cut at, not to the batch's longest."
+        },
     )
     max_train_samples: int | None = field(
         default=None,
@@ -96,9 +102,6 @@ class ExperimentArguments(RepetitionArguments):
 
     max_seq_length: int = field(
         default=128, metadata={"help": "Tokens of an example, special ones included; longer ones are cut."}
-    )
-    pad_to_max_length: bool = field(
-        default=False, metadata={"help": "Whether all examples are padded to that length, not to the batch's longest."}
     )
     max_eval_samples: int | None = field(
         default=None, metadata={"help": "Evaluate on the first so many examples of each split only."}

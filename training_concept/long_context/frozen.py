@@ -47,6 +47,7 @@ def check_frozen(
     meaningless = {
         "--seeds": len(options.seeds or ()) > 1,
         "--length_curriculum": options.length_curriculum,
+        "--pad_to_max_length": options.pad_to_max_length,
         "--compare": options.compare,
         "--config_overrides": model_args.config_overrides,
         "--readout": model_args.readout,

@@ -112,7 +112,9 @@ def make_tuner(
         ValueError: a model with fewer positions, or without a switch that is set.
     """
     experiment = ExperimentArguments(
-        max_seq_length=length, preprocessing_num_workers=options.preprocessing_num_workers
+        max_seq_length=length,
+        preprocessing_num_workers=options.preprocessing_num_workers,
+        pad_to_max_length=options.pad_to_max_length,
     )
     classifier_config(model_args, document_task(task, ("a", "b")), length)
     if task.kind in TOKEN_KINDS:
