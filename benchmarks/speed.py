@@ -166,11 +166,10 @@ def _ceilings_line(ceilings: Mapping[str, list[float]]) -> str:
 
 
 def without_output(arguments: Sequence[str]) -> list[str]:
-    """Arguments but for where to write, which says nothing about the measurement."""
+    """Arguments, with a word for where to write, which says nothing about the measurement."""
     kept = list(arguments)
     if "--output" in kept:
-        place = kept.index("--output")
-        del kept[place : place + 2]
+        kept[kept.index("--output") + 1] = "FILE"
     return kept
 
 

@@ -175,9 +175,9 @@ def mfu(record: Record, measurement: Measurement | None) -> list[float]:
 
 
 def lowest_mfu(record: Record, contender: str) -> list[float]:
-    """MFU of training at the one of `MFU_LENGTHS` that has the lower one, among those measured."""
+    """MFU of training at the one of `MFU_LENGTHS` that has the lower one; empty if one was not measured."""
     shares = [mfu(record, fastest(record, Pick(contender, "train", length))) for length in MFU_LENGTHS]
-    return min(filter(None, shares), key=statistics.fmean, default=[])
+    return min(shares, key=statistics.fmean) if all(shares) else []
 
 
 def scaling(record: Record, processes: int) -> list[float]:

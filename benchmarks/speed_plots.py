@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Draws the tables of the speed benchmark: tokens a second over the length of documents."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -32,10 +32,11 @@ def plot_rates(tables: Mapping[str, Table], path: Path) -> None:
     figure, panels = plt.subplots(
         1, len(drawn), figsize=(6 * len(drawn), 4.5), sharey=True, squeeze=False, layout="constrained"
     )
-    models = sorted({model for name in drawn for model in tables[name].column("model")})
+    lines = {name: _lines(tables[name]) for name in drawn}
+    models = sorted({model for name in drawn for model in lines[name]})
     colours = dict(zip(models, plt.get_cmap("tab10").colors * len(models), strict=False))
     for axes, name in zip(panels[0], drawn, strict=True):
-        _draw_panel(axes, tables[name], colours)
+        _draw_panel(axes, lines[name], colours)
         axes.set_title(PANELS[name])
     panels[0][0].set_ylabel("tokens/s")
     entries = [Line2D([], [], color=colours[model], marker="o", markersize=3, label=model) for model in models]
@@ -45,13 +46,22 @@ def plot_rates(tables: Mapping[str, Table], path: Path) -> None:
     plt.close(figure)
 
 
-def _draw_panel(axes: Axes, table: Table, colours: Mapping[str, tuple[float, float, float]]) -> None:
-    columns = (table.column(name) for name in ("model", "tokens of a document", "tokens/s"))
-    lines: dict[str, dict[int, float]] = defaultdict(dict)
-    for model, length, rate in zip(*columns, strict=True):
-        lines[model][length] = max(rate, lines[model].get(length, rate))
+def _lines(table: Table) -> dict[str, list[tuple[int, float]]]:
+    """Points of each model; those of steps of another size than most are a line of their own."""
+    columns = ("model", "tokens a step", "tokens of a document", "tokens/s")
+    rows = list(zip(*(table.column(name) for name in columns), strict=True))
+    ((usual, _),) = Counter(step for _, step, _, _ in rows).most_common(1)
+    lines: dict[str, list[tuple[int, float]]] = defaultdict(list)
+    for model, step, length, rate in rows:
+        lines[model if step == usual else f"{model}, {step:,} tokens a step"].append((length, rate))
+    return lines
+
+
+def _draw_panel(
+    axes: Axes, lines: Mapping[str, list[tuple[int, float]]], colours: Mapping[str, tuple[float, float, float]]
+) -> None:
     for model, points in lines.items():
-        axes.plot(*zip(*sorted(points.items()), strict=True), marker="o", markersize=3, color=colours[model])
+        axes.plot(*zip(*sorted(points), strict=True), marker="o", markersize=3, color=colours[model])
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.set_xlabel("tokens of a document")

@@ -474,8 +474,13 @@ def _figure(found: Difference) -> Figure:
         f"its learning rates ({ours.rates} and {control.rates}); parameters of the body {ours.body / 1e6:.1f}M and "
         f"{control.body / 1e6:.1f}M; required: {GOALS[found.key].target}"
     )
+    mine, theirs = (it.outcomes[0].settings for it in (ours, control))
+    command = (
+        f"{COMMAND} run --data SELECTION --output RUNS --variants {mine.variant} {theirs.variant} "
+        f"--lengths {mine.length} --{mine.clock} {mine.budget:g}"
+    )
     facts = {"commit": record.get("commit", "unknown"), "device": record["device"], "date": record["date"]}
-    return Figure.of_runs(values, unit="nats", command=f"{COMMAND} run", note=note, **facts)
+    return Figure.of_runs(values, unit="nats", command=command, note=note, **facts)
 
 
 def _count_figure(outcomes: Sequence[Outcome]) -> Figure:

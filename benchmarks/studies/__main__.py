@@ -149,7 +149,7 @@ def collect(options: argparse.Namespace, results: Path) -> None:
     """
     archive = results / f"{options.name}_runs.jsonl"
     records = read_records([*([archive] if archive.is_file() else []), *options.files])
-    if tuned := [name for name, it in records.items() if it["results"].get("split") == VALIDATION]:
+    if tuned := [name for name, it in records.items() if (it["results"] or {}).get("split") == VALIDATION]:
         raise ValueError(f"{tuned[0]} was scored on validation (--scored_split): that is no result")
     figures, tables = SUMMARIES[options.name](records)
     write_records(archive, records)

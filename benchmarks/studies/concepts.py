@@ -18,7 +18,7 @@ UNTRAINED = "untrained"
 UNMEASURED = (PACE, "prepare")
 # What rank may cost, and what is asked for.
 MOST_COST, WANTED_RANK, WANTED_ORDER = 0.01, 0.5, 0.95
-COMMAND = "python -m benchmarks.studies run recipes/studies/concepts.yaml"
+COMMAND = "python -m benchmarks.studies run recipes/studies/concepts.yaml --tasks TEXT --work WORK --output FILE"
 # Of the kinds of likeness, the one that figures are of: cosine, the mean of all texts taken off.
 LIKENESS = "centred"
 LIKENESSES = ("cosine", LIKENESS, "late_interaction")

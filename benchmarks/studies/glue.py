@@ -22,6 +22,7 @@ MAIN, READOUTS = "main", "readouts"
 OURS = Who("ours", MAIN, "ours")
 BERT, MODERNBERT = Who("BERT-shaped", MAIN, "bert_shaped"), Who("ModernBERT-shaped", MAIN, "modernbert_shaped")
 RANDOM = Who("random encoder", MAIN, "random_encoder")
+RELEASED = Who("concept-encoder-mini", "released", "released")
 WORDS, MAJORITY = Who("bag of words", BASELINES, system="bag_of_words"), Who("majority", BASELINES, system="majority")
 AVERAGED = {
     "average_ours": OURS,
@@ -43,6 +44,9 @@ def summarise(records: Mapping[str, Record]) -> tuple[dict[str, Figure], list[Ta
     if tasks:
         figures |= _averages(scores, tasks) | _singles(scores, tasks)
         tables += [_tasks_table(scores, tasks), _differences(scores, tasks), _settings(scores, tasks)]
+    if released := [name for name in PACKAGE_TASKS if scores.points(RELEASED, name)]:
+        note = "Points; mean ± standard deviation (seeds), each at the better of two learning rates."
+        tables.append(points_table("released", scores, released, [RELEASED, WORDS, MAJORITY], note))
     if variants := _variants(records):
         tables.append(_readouts(scores, variants))
     return figures, tables

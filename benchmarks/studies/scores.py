@@ -16,6 +16,8 @@ from evaluation_concept.comparison import paired_bootstrap
 from evaluation_concept.metrics import score
 
 BASELINES, COSTS = "baselines", "costs"
+# Of models, tasks and what comes of a study, in its command.
+FOLDERS = "--models MODELS --tasks TASKS --work WORK --output FILE"
 MODEL = "model"
 
 
@@ -120,7 +122,7 @@ class Scores:
         date = max(record["date"] for record in records)
         weights = {digest for it in records for digest in (it.get("weights") or {}).values()}
         pretrained = f"; {len(weights)} pretrained checkpoints" if len(weights) > 1 else ""
-        command = f"python -m benchmarks.studies run recipes/studies/{self.study}.yaml"
+        command = f"python -m benchmarks.studies run recipes/studies/{self.study}.yaml {FOLDERS}"
         return Figure.of_runs(values, unit=unit, command=command, date=date, note=f"{note}{pretrained}", **facts)
 
 

@@ -487,8 +487,7 @@ def pair_slots(layout: TokenLayout, batch: int) -> tuple[SlotPairs, TokenLayout]
     full = layout.mask is None and layout.documents is None
     mask = None if full else slots < halves.sum(dim=1, keepdim=True)
     packed = None if layout.documents is None else segment_of(slots, halves)
-    longest = (layout.longest + 1) // 2
-    return pairs, TokenLayout(layout.num_tokens, longest, positions, layout.lengths, packed, None, mask)
+    return pairs, TokenLayout(layout.num_tokens, layout.longest, positions, layout.lengths, packed, None, mask)
 
 
 class TokenFunnel(nn.Module):

@@ -57,8 +57,9 @@ def glue_records() -> dict[str, Record]:
     # A task that only one has counts for nothing but its own row.
     records.append(record("main", "ours", "sst2", {"model": predicting(0, 0)}))
     trivial = {"bag_of_words": predicting(10), "majority": predicting(50)}
-    records += [record("baselines", "", task, trivial) | {"left_out": 3} for task in tasks]
+    records += [record("baselines", "", task, trivial) | {"left_out": 3, "results": None} for task in tasks]
     records.append(record("readouts", "ours", "sst2", {"model": predicting(1, 3)}, "concepts"))
+    records.append(record("released", "released", "adjacent_swaps", {"model": predicting(2, 4)}))
     return by_cell(records)
 
 
@@ -84,6 +85,7 @@ def test_tables_show_scores_differences_and_what_is_not_scored(glue_records):
     assert rows["`adjacent_swaps`"][0].startswith("+0.0 [")
     low, high = (float(end) for end in rows["`subject_verb_agreement`"][0].split("[")[1].rstrip("]").split(", "))
     assert low < 10 < high
+    assert tables["released"].rows == [["`adjacent_swaps`", 100, "97.0 ± 1.4 (2)", "90.0", "50.0"]]
     assert tables["readouts"].rows == [["ours", "concepts", "98.0 ± 1.4 (2)", "98.0 ± 1.4 (2)"]]
     assert ["`sst2`", "20", "0.0001", ""] in tables["settings"].rows
 
@@ -100,7 +102,7 @@ def test_collecting_archives_records_and_writes_what_they_give(glue_records, tmp
     command.main(["collect", "glue", str(tmp_path / "new.jsonl")], tmp_path)
     assert read_records([tmp_path / "glue_runs.jsonl"]).keys() == glue_records.keys()
     found = read_results(tmp_path / "glue.json")
-    assert {"tasks", "differences", "readouts", "settings"} == set(found.tables)
+    assert {"tasks", "differences", "released", "readouts", "settings"} == set(found.tables)
     assert "agreement: 95" in capsys.readouterr().out
     # Again from the archive alone: the same.
     command.main(["collect", "glue"], tmp_path)

@@ -26,7 +26,15 @@ from modeling_concept.attention import (
 )
 from modeling_concept.kernels import rotate
 from tests.modeling.kernel_runs import attend_under_a_mask
-from tests.modeling.tiny import LENGTH_DEPENDENT, VARIANTS, document, masked_batch, tiny_config, tiny_model
+from tests.modeling.tiny import (
+    LENGTH_DEPENDENT,
+    SWITCHES,
+    VARIANTS,
+    document,
+    masked_batch,
+    tiny_config,
+    tiny_model,
+)
 
 
 def attention(key_width: int | None = None) -> ConceptAttention:
@@ -130,6 +138,33 @@ def test_ranges_of_segments_say_what_documents_say(window):
             near = True if window is None else (places - query).abs() <= window
             expected[query] = (places >= key_begin) & (places < key_end) & near
     assert torch.equal((places >= first[0, :, None]) & (places <= last[0, :, None]), expected)
+
+
+@pytest.mark.parametrize("variant", [*VARIANTS, *SWITCHES])
+@pytest.mark.parametrize("packed", [False, True])
+def test_no_document_is_longer_than_kernels_are_told(variant, packed, monkeypatch):
+    """They would leave out what it has beyond that, which no CPU does."""
+    told: list[Segments] = []
+
+    def spying(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, segments: Segments, scaling: float):
+        told.append(segments)
+        return attend_segments(query, key, value, segments, scaling)
+
+    attend_segments = attention_module._attend_segments
+    monkeypatch.setattr(attention_module, "_attend_segments", spying)
+    model, batch = tiny_model(ConceptEncoderForMaskedLM, variant), masked_batch()
+    del batch["masked_positions"]
+    model.set_attn_implementation(VARLEN)
+    if packed:
+        batch["document_lengths"] = torch.tensor([[12, 25, 0], [37, 0, 0], [9, 8, 20]])
+    else:
+        batch["attention_mask"] = torch.ones_like(batch["input_ids"])
+        batch["attention_mask"][1, 20:] = 0
+    model(**batch)
+    assert told
+    for segments in told:
+        assert segments.query_starts.diff().max() <= segments.max_queries
+        assert segments.key_starts.diff().max() <= segments.max_keys
 
 
 @pytest.mark.parametrize("window", [2, 7])
