@@ -32,6 +32,8 @@ from tests.modeling.tiny import (
     VARIANTS,
     document,
     masked_batch,
+    packed_batch,
+    padded_batch,
     tiny_config,
     tiny_model,
 )
@@ -141,8 +143,8 @@ def test_ranges_of_segments_say_what_documents_say(window):
 
 
 @pytest.mark.parametrize("variant", [*VARIANTS, *SWITCHES])
-@pytest.mark.parametrize("packed", [False, True])
-def test_no_document_is_longer_than_kernels_are_told(variant, packed, monkeypatch):
+@pytest.mark.parametrize("make_batch", [padded_batch, packed_batch])
+def test_no_document_is_longer_than_kernels_are_told(variant, make_batch, monkeypatch):
     """They would leave out what it has beyond that, which no CPU does."""
     told: list[Segments] = []
 
@@ -152,14 +154,9 @@ def test_no_document_is_longer_than_kernels_are_told(variant, packed, monkeypatc
 
     attend_segments = attention_module._attend_segments
     monkeypatch.setattr(attention_module, "_attend_segments", spying)
-    model, batch = tiny_model(ConceptEncoderForMaskedLM, variant), masked_batch()
-    del batch["masked_positions"]
+    model, batch = tiny_model(ConceptEncoderForMaskedLM, variant), make_batch()
+    batch.pop("masked_positions", None)
     model.set_attn_implementation(VARLEN)
-    if packed:
-        batch["document_lengths"] = torch.tensor([[12, 25, 0], [37, 0, 0], [9, 8, 20]])
-    else:
-        batch["attention_mask"] = torch.ones_like(batch["input_ids"])
-        batch["attention_mask"][1, 20:] = 0
     model(**batch)
     assert told
     for segments in told:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from modeling_concept import ConceptEncoderForMaskedLM
-from tests.modeling.tiny import VARIANTS, masked_batch, tiny_model
+from tests.modeling.tiny import VARIANTS, masked_batch, packed_batch, padded_batch, tiny_model
 
 DEVICE = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
 pytestmark = [
@@ -18,21 +18,6 @@ pytestmark = [
 
 def on_device(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: value.to(DEVICE) for name, value in batch.items()}
-
-
-def padded_batch() -> dict[str, torch.Tensor]:
-    batch = masked_batch()
-    del batch["masked_positions"]
-    batch["attention_mask"] = torch.ones_like(batch["input_ids"])
-    batch["attention_mask"][1, 20:] = 0
-    batch["labels"][1, 20:] = -100
-    return batch
-
-
-def packed_batch() -> dict[str, torch.Tensor]:
-    batch = masked_batch()
-    batch["document_lengths"] = torch.tensor([[12, 25, 0], [37, 0, 0], [9, 8, 20]])
-    return batch
 
 
 def loss_and_gradients(model, batch) -> list[torch.Tensor]:

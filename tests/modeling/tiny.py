@@ -110,3 +110,20 @@ def masked_batch(rows: int = 3, length: int = 37, count: int = 9) -> dict[str, t
     positions = torch.rand(rows, length, generator=generator).argsort(dim=1)[:, :count].sort(dim=1).values
     labels = torch.full_like(ids, -100).scatter(1, positions, ids.gather(1, positions))
     return {"input_ids": ids.scatter(1, positions, MASK), "labels": labels, "masked_positions": positions}
+
+
+def padded_batch() -> dict[str, torch.Tensor]:
+    """A masked batch with padding, without `masked_positions`."""
+    batch = masked_batch()
+    del batch["masked_positions"]
+    batch["attention_mask"] = torch.ones_like(batch["input_ids"])
+    batch["attention_mask"][1, 20:] = 0
+    batch["labels"][1, 20:] = -100
+    return batch
+
+
+def packed_batch() -> dict[str, torch.Tensor]:
+    """A masked batch with several documents in a row."""
+    batch = masked_batch()
+    batch["document_lengths"] = torch.tensor([[12, 25, 0], [37, 0, 0], [9, 8, 20]])
+    return batch
