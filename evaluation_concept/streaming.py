@@ -352,8 +352,7 @@ def _anchor(document: ChunkedDocument, ratio: int | None) -> Concepts:
 
 
 def _stem(encoder: ConceptEncoder, chunk: Chunk) -> torch.Tensor:
-    rotation = encoder.rotate(chunk.states, chunk.layout.positions)
-    mixing = encoder._mixing(chunk.layout, chunk.layout.stream(1), rotation)
+    _, _, mixing = encoder._surroundings(chunk.states, chunk.layout)
     return encoder._mix(chunk.states, encoder.token_blocks, mixing)
 
 
@@ -414,12 +413,12 @@ def _write_and_mix(encoder: ConceptEncoder, stage: int, concepts: Concepts) -> U
         return None
 
     def apply(chunk: Chunk) -> torch.Tensor:
-        slots, rotation = chunk.layout.stream(1), encoder.rotate(chunk.states, chunk.layout.positions)
+        slots, rotation, mixing = encoder._surroundings(chunk.states, chunk.layout)
         _, _, writing = encoder._exchanging(chunk.states, concepts, slots, rotation)
         tokens = chunk.states
         for write in writes:
             tokens = write(tokens, concepts.states, **writing)
-        return encoder._mix(tokens, mixers, encoder._mixing(chunk.layout, slots, rotation))
+        return encoder._mix(tokens, mixers, mixing)
 
     return Update(_reach(encoder, len(mixers)), apply)
 

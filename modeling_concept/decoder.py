@@ -38,7 +38,7 @@ from .concepts import Concepts
 from .kernels import Rotation, product_dtype
 from .outputs import ConceptEncoderOutput
 from .range_kernels import KeyRanges, has_range_kernels
-from .tokens import TokenLayout, document_sizes
+from .tokens import BatchFunction, TokenLayout, document_sizes, first_true
 
 
 def decoder_windows(
@@ -70,6 +70,49 @@ def decoder_windows(
     if as_ranges:
         return window_ranges(rank, first, end, slots, window, query_slots)
     return cross_windows(rank, first, end, slots, window, query_slots)
+
+
+def query_stream(
+    layout: TokenLayout, wanted: torch.Tensor | None, documents: torch.Tensor | None, batch: int
+) -> Stream:
+    """Queries at `wanted` `[batch, K]`, in ascending order, of `documents` `[batch, K]`, for attention."""
+    length = layout.num_tokens if wanted is None else wanted.shape[1]
+    sizes = layout.lengths
+    if documents is None:
+        return Stream(batch, length, length)
+    if wanted is not None:
+        sizes = document_sizes(wanted >= 0, documents, layout.lengths)
+    return Stream(batch, length, min(length, layout.longest), None, documents, sizes)
+
+
+def decoder_reads(
+    config: PreTrainedConfig,
+    layout: TokenLayout,
+    wanted: torch.Tensor | None,
+    concepts: Stream,
+    reads_tokens: bool,
+    as_ranges: bool,
+) -> tuple[torch.Tensor, dict[str, Any], dict[str, Any]]:
+    """
+    Places `[batch, K | N]` of the queries, and arguments of the blocks in which they read concepts and tokens, but for
+    rotations.
+
+    Args:
+        layout, wanted: as in `ConceptDecoder.forward`.
+        concepts: what there is to read.
+        reads_tokens: whether tokens are there too.
+        as_ranges: as in `decoder_windows`.
+    """
+    batch = concepts.batch
+    places, documents = layout.positions.expand(batch, -1), layout.documents
+    if wanted is not None:
+        places = take(places, wanted.clamp(min=0))
+        documents = None if documents is None else take(documents, wanted.clamp(min=0))
+    queries, mixer = query_stream(layout, wanted, documents, batch), DECODERS[config.decoder_reads]
+    concept_reads = read_documents(queries, concepts, takes_documents(config, mixer))
+    if not reads_tokens:
+        return places, concept_reads, {}
+    return places, concept_reads, {"windows": decoder_windows(layout, wanted, config.decoder_window, batch, as_ranges)}
 
 
 def encoded_concepts(
@@ -154,6 +197,7 @@ class ConceptDecoder(nn.Module):
         self.config = config
         self.concept_mixer = mixer = DECODERS[config.decoder_reads]
         width, inner, depth = config.hidden_size, config.intermediate_size, config.num_decoder_layers
+        self.reading = BatchFunction(config, decoder_reads)
         self.query = nn.Parameter(torch.empty(1, width))
         self.position_embeddings, self.token_projection = None, None
         # CODEPATH: only `perceiver_v1` has learned positions.
@@ -282,32 +326,21 @@ class ConceptDecoder(nn.Module):
         **kwargs: Any,
     ) -> torch.Tensor:
         """Queries at the wanted positions, and what they read; concepts alone, without `tokens`."""
-        batch = concepts.states.shape[0]
-        places, documents = layout.positions.expand(batch, -1), layout.documents
-        if wanted is not None:
-            places = take(places, wanted.clamp(min=0))
-            documents = None if documents is None else take(documents, wanted.clamp(min=0))
+        reads_tokens = len(self.token_reads) > 0 and tokens is not None
+        as_ranges = self._takes_ranges(concepts.states)
+        places, concept_reads, token_reads = self.reading(layout, wanted, concepts.stream, reads_tokens, as_ranges)
         states, residual = self._queries(places, wanted, words, token_residual)
         query_rotation = rotate(states, places)
-        queries = self._query_stream(layout, wanted, documents, batch)
-        concept_reads = {
-            **read_documents(queries, concepts.stream, takes_documents(self.config, self.concept_mixer)),
-            "query_rotation": query_rotation,
-            "key_rotation": rotate(states, concepts.positions),
-            # CODEPATH: no preset mixes concepts by place alone.
-            **({"places": places} if self.config.decoder_reads == "weighted" else {}),
-        }
-        token_reads = {}
-        if len(self.token_reads) > 0 and tokens is not None:
-            as_ranges = self._takes_ranges(states)
-            token_reads = {
-                "windows": decoder_windows(layout, wanted, self.config.decoder_window, batch, as_ranges),
-                "query_rotation": query_rotation,
-                "key_rotation": rotate(states, layout.to_slots(layout.positions)),
-            }
+        concept_reads |= {"query_rotation": query_rotation, "key_rotation": rotate(states, concepts.positions)}
+        # CODEPATH: no preset mixes concepts by place alone.
+        if self.config.decoder_reads == "weighted":
+            concept_reads |= {"places": places}
+        if reads_tokens:
+            key_rotation = rotate(states, layout.to_slots(layout.positions))
+            token_reads |= {"query_rotation": query_rotation, "key_rotation": key_rotation}
         # The first block that reads adds what it read to `residual`; later ones to their own input.
         for depth, concept_read in enumerate(self.concept_reads):
-            if token_reads:
+            if reads_tokens:
                 states = residual = self.token_reads[depth](states, tokens, residual, **token_reads, **kwargs)
             states = residual = concept_read(states, concepts.states, residual, **concept_reads, **kwargs)
         return states
@@ -323,19 +356,6 @@ class ConceptDecoder(nn.Module):
         if wanted is None or layout.documents is None or not takes_documents(self.config, self.concept_mixer):
             return None
         return wanted.masked_fill(wanted < 0, layout.num_tokens).argsort(dim=1)
-
-    @staticmethod
-    def _query_stream(
-        layout: TokenLayout, wanted: torch.Tensor | None, documents: torch.Tensor | None, batch: int
-    ) -> Stream:
-        """Queries at `wanted` `[batch, K]`, in ascending order, of `documents` `[batch, K]`, for attention."""
-        length = layout.num_tokens if wanted is None else wanted.shape[1]
-        sizes = layout.lengths
-        if documents is None:
-            return Stream(batch, length, length)
-        if wanted is not None:
-            sizes = document_sizes(wanted >= 0, documents, layout.lengths)
-        return Stream(batch, length, min(length, layout.longest), None, documents, sizes)
 
     def _queries(
         self, places: torch.Tensor, wanted: torch.Tensor | None, words: torch.Tensor | None, token_residual: bool
@@ -364,7 +384,7 @@ class ConceptDecoder(nn.Module):
         stream = Stream(states.shape[0], layout.num_tokens, layout.longest, None, layout.documents)
         if in_use is not None:
             # Windows go by rank among what is in use, as those of tokens do.
-            order = in_use.logical_not().to(torch.uint8).argsort(dim=1, stable=True)
+            order = first_true(in_use)
             states, places = take(states, order), take(places, order)
             stream = stream._replace(mask=take(in_use, order), sizes=layout.lengths)
         unpadded, window = takes_documents(self.config), self.config.local_attention

@@ -28,7 +28,6 @@ from .attention import (
     read_documents,
     takes_documents,
 )
-from .kernels import Rotation
 from .tokens import TokenLayout, segment_means, segment_of
 
 
@@ -313,39 +312,19 @@ def count_iterations(config: PreTrainedConfig, wanted: int | None, training: boo
 
 
 def exchange_arguments(
-    config: PreTrainedConfig,
-    concepts: Concepts,
-    tokens: Stream,
-    rotation: Rotation | None,
-    token_rotation: Rotation | None,
+    config: PreTrainedConfig, concepts: Stream, tokens: Stream
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """
-    Arguments of the blocks in which concepts read tokens, concepts read each other, and tokens read concepts.
-
-    Args:
-        concepts: before the core.
-        tokens: slots of the stream that they read.
-        rotation, token_rotation: of concepts and of tokens, `None` for those without a position.
+    Arguments of the blocks in which concepts read tokens, concepts read each other, and tokens read concepts, but for
+    rotations.
     """
-    # CODEPATH: no preset counts positions by content.
-    own_rotation = None if config.concept_positions == "cope" else rotation
     mixers = (READS[config.read_attention], concept_mixer(config), ConceptAttention)
     read, think, write = (takes_documents(config, mixer) for mixer in mixers)
-    stream = concepts.stream
-    reading = read_documents(stream, tokens, read)
+    reading = read_documents(concepts, tokens, read)
     # CODEPATH: no preset has slot attention, in which unused concepts would win tokens.
     if config.read_attention == "slot" and concepts.mask is not None:
         in_use = concepts.mask[:, None, :, None]
         reading = {"attention_mask": in_use & reading.get("attention_mask", in_use)}
-    thinking = read_documents(stream, stream, think)
-    return (
-        {**reading, "query_rotation": rotation, "key_rotation": token_rotation},
-        {**thinking, "query_rotation": own_rotation, "key_rotation": own_rotation},
-        {
-            **read_documents(tokens, stream, write, reading.get("segments")),
-            "query_rotation": token_rotation,
-            "key_rotation": rotation,
-            # A row without a visible token reads its first slot, which has to stay 0.
-            "in_use": tokens.mask,
-        },
-    )
+    writing = read_documents(tokens, concepts, write, reading.get("segments"))
+    # A row without a visible token reads its first slot, which has to stay 0.
+    return reading, read_documents(concepts, concepts, think), writing | {"in_use": tokens.mask}

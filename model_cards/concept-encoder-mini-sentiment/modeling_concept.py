@@ -75,18 +75,18 @@ from .outputs import (
 from .pooling import READOUTS, QueryPooling, document_means, documents_or_one
 from .sentence_embedding import ConceptSentenceEmbedding
 from .tokens import (
-    TOKEN_MIXERS,
+    BatchFunction,
     ConceptTokenEmbedding,
     TokenConvolution,
     TokenFunnel,
     TokenLayout,
     Turns,
-    arrange_tokens,
+    arrange_batch,
     check_inputs,
     check_options,
-    dropped_tokens,
     given_tokens,
     place_tokens,
+    surroundings,
     token_layer,
 )
 
@@ -108,8 +108,8 @@ class ConceptEncoderPreTrainedModel(PreTrainedModel):
     _former_names: dict[str, str] = {}
     _no_split_modules = ["ConceptBlock"]
     # What is worth a graph of its own where the model is not compiled as a whole.
-    _compiled_modules = ["ConceptTokenEmbedding", "AnchoredConcepts", "ConceptBlock"]
-    _compiled_modules += ["ConceptPredictionHead", "LinearCrossEntropy"]
+    _compiled_modules = ["BatchFunction", "ConceptRotaryEmbedding", "ConceptTokenEmbedding", "AnchoredConcepts"]
+    _compiled_modules += ["ConceptBlock", "ConceptPredictionHead", "LinearCrossEntropy"]
     _supports_sdpa = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
@@ -214,6 +214,9 @@ class ConceptEncoder(ConceptEncoderPreTrainedModel):
     def __init__(self, config: ConceptEncoderConfig):
         super().__init__(config)
         self.embed_tokens = nn.Embedding(config.vocab_size, config.embedding_size, padding_idx=config.pad_token_id)
+        self.arrangement = BatchFunction(config, arrange_batch)
+        self.surroundings = BatchFunction(config, surroundings)
+        self.exchange = BatchFunction(config, exchange_arguments)
         self.embeddings = ConceptTokenEmbedding(config)
         # CODEPATH: `perceiver_v1` has learned positions and no rotations.
         self.rotary_emb = ConceptRotaryEmbedding(config) if config.position_embedding == "rope" else None
@@ -291,7 +294,7 @@ class ConceptEncoder(ConceptEncoderPreTrainedModel):
         check_inputs(self.config, given.shape[:2], attention_mask, document_lengths, max_document_length)
         check_options(self.config, num_iterations, concept_ratio, kept_concepts, kwargs)
         documents = (attention_mask, document_lengths, max_document_length)
-        layout = self._arrange(input_ids, given, masked_positions, *documents)
+        layout = self.arrangement(given.shape[:2], given.device, input_ids, masked_positions, *documents)
         if self.rotary_emb is not None:
             self.rotary_emb.fit(given, layout.positions)
         tokens = self._embed(input_ids, inputs_embeds, token_type_ids, layout)
@@ -307,22 +310,6 @@ class ConceptEncoder(ConceptEncoderPreTrainedModel):
         )
         tokens = tokens + self.funnel.widen(stream, targets) if targets else stream
         return self._output(concepts, layout, tokens if output_token_states else None)
-
-    def _arrange(
-        self,
-        input_ids: torch.Tensor | None,
-        given: torch.Tensor,
-        masked_positions: torch.Tensor | None,
-        attention_mask: torch.Tensor | None,
-        document_lengths: torch.Tensor | None,
-        max_document_length: int | None,
-    ) -> TokenLayout:
-        """Which tokens of `given`, ids or embeddings `[batch, N, ...]`, the encoder sees, in which slots."""
-        shape = given.shape[:2]
-        dropped = dropped_tokens(self.config, input_ids, shape, masked_positions)
-        drops = dropped is not None and masked_positions is not None
-        layout, in_use = place_tokens(shape, attention_mask, document_lengths, max_document_length, given.device)
-        return arrange_tokens(layout, in_use, dropped, shape, masked_positions.shape[1] if drops else 0)
 
     def _embed(
         self,
@@ -340,9 +327,11 @@ class ConceptEncoder(ConceptEncoderPreTrainedModel):
         return self.embeddings(words, types, layout.to_slots(layout.positions), layout.mask)
 
     def _surroundings(self, tokens: torch.Tensor, layout: TokenLayout) -> tuple[Stream, Rotation | None, Turns]:
-        """Tokens as attention takes them, their rotations, and the arguments of layers that mix them."""
-        slots, rotation = layout.stream(tokens.shape[0]), self.rotate(tokens, layout.to_slots(layout.positions))
-        return slots, rotation, self._mixing(layout, slots, rotation)
+        """Tokens as attention takes them, their rotations, and arguments of layers that mix them, which take turns."""
+        slots, mixing = self.surroundings(layout, tokens.shape[0])
+        rotation = self.rotate(tokens, layout.to_slots(layout.positions))
+        turned = {"query_rotation": rotation, "key_rotation": rotation}
+        return slots, rotation, [turned | turn for turn in mixing]
 
     def _output(self, concepts: Concepts, layout: TokenLayout, tokens: torch.Tensor | None) -> ConceptEncoderOutput:
         """What `forward` returns, with states `[batch, V, token_hidden_size]` of the tokens of `layout` if given."""
@@ -394,13 +383,6 @@ class ConceptEncoder(ConceptEncoderPreTrainedModel):
         states = states if concepts.mask is None else states * concepts.mask.unsqueeze(-1)
         return concepts._replace(states=states), tokens
 
-    def _mixing(self, layout: TokenLayout, slots: Stream, rotation: Rotation | None) -> Turns:
-        """Arguments of token layers, which take turns with them."""
-        if len(self.token_blocks) + len(self.interleaved_blocks) == 0:
-            return []
-        turns = TOKEN_MIXERS[self.config.token_mixer].arguments(self.config, layout, slots)
-        return [{"query_rotation": rotation, "key_rotation": rotation} | turn for turn in turns]
-
     def _mix(self, tokens: torch.Tensor, layers: nn.ModuleList, mixing: Turns, **kwargs: Any) -> torch.Tensor:
         for depth, layer in enumerate(layers):
             tokens = layer(tokens, **mixing[depth % len(mixing)], **kwargs)
@@ -410,8 +392,15 @@ class ConceptEncoder(ConceptEncoderPreTrainedModel):
         self, tokens: torch.Tensor, concepts: Concepts, slots: Stream, token_rotation: Rotation | None
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         """What tells reads, concept layers and write-back who may read whom."""
+        reading, thinking, writing = self.exchange(concepts.stream, slots)
         rotation = self.rotate(tokens, concepts.positions)
-        return exchange_arguments(self.config, concepts, slots, rotation, token_rotation)
+        # CODEPATH: no preset counts positions by content.
+        own_rotation = None if self.config.concept_positions == "cope" else rotation
+        return (
+            reading | {"query_rotation": rotation, "key_rotation": token_rotation},
+            thinking | {"query_rotation": own_rotation, "key_rotation": own_rotation},
+            writing | {"query_rotation": token_rotation, "key_rotation": rotation},
+        )
 
     def _core(
         self,

@@ -91,6 +91,20 @@ class TokenLayout(NamedTuple):
         return Stream(batch, self.num_slots, longest, self.mask, documents, sizes)
 
 
+class BatchFunction(nn.Module):
+    """
+    What `function(config, ...)` says of the places of a batch, as a module without weights, which can be compiled by
+    itself: it has many small operations.
+    """
+
+    def __init__(self, config: PreTrainedConfig, function: Callable[..., Any]):
+        super().__init__()
+        self.config, self.function = config, function
+
+    def forward(self, *args: Any) -> Any:
+        return self.function(self.config, *args)
+
+
 def document_sizes(mask: torch.Tensor, documents: torch.Tensor | None, lengths: torch.Tensor | None) -> torch.Tensor:
     """
     How many slots in use each document has, int64 `[batch, D]`.
@@ -288,6 +302,14 @@ def dropped_tokens(
     return dropped.scatter(1, index, True)[:, :-1]
 
 
+def first_true(mask: torch.Tensor) -> torch.Tensor:
+    """The order, int64 `[batch, N]`, that moves what is `True` in `mask` to the front of its row, by counting."""
+    behind = mask.sum(dim=1, keepdim=True) + mask.logical_not().cumsum(dim=1)
+    target = torch.where(mask, mask.cumsum(dim=1), behind) - 1
+    places = torch.arange(mask.shape[1], device=mask.device).expand_as(target)
+    return torch.empty_like(target).scatter(1, target, places)
+
+
 def arrange_tokens(
     layout: TokenLayout, in_use: torch.Tensor | None, dropped: torch.Tensor | None, shape: torch.Size, num_dropped: int
 ) -> TokenLayout:
@@ -306,9 +328,26 @@ def arrange_tokens(
     visible = torch.ones(shape, dtype=torch.bool, device=layout.positions.device) if in_use is None else in_use
     visible = visible if dropped is None else visible & ~dropped
     num_slots = max(shape[1] - num_dropped, 1)
-    index = visible.logical_not().to(torch.uint8).argsort(dim=1, stable=True)[:, :num_slots]
+    index = first_true(visible)[:, :num_slots]
     exact = in_use is None and 0 < num_dropped < shape[1]
     return layout._replace(index=index, mask=None if exact else visible.gather(1, index))
+
+
+def arrange_batch(
+    config: PreTrainedConfig,
+    shape: torch.Size,
+    device: torch.device,
+    input_ids: torch.Tensor | None,
+    masked_positions: torch.Tensor | None,
+    attention_mask: torch.Tensor | None,
+    document_lengths: torch.Tensor | None,
+    max_document_length: int | None,
+) -> TokenLayout:
+    """Which tokens of a batch of `shape` `[batch, N]` the encoder sees, in which slots."""
+    dropped = dropped_tokens(config, input_ids, shape, masked_positions)
+    drops = dropped is not None and masked_positions is not None
+    layout, in_use = place_tokens(shape, attention_mask, document_lengths, max_document_length, device)
+    return arrange_tokens(layout, in_use, dropped, shape, masked_positions.shape[1] if drops else 0)
 
 
 class ConceptTokenEmbedding(nn.Module):
@@ -446,6 +485,15 @@ TOKEN_MIXERS: dict[str, TokenMixer] = {
     "shifted": TokenMixer(ConceptAttention, shifted_mixing),
     "conv": TokenMixer(TokenConvolution, convolution_mixing),
 }
+
+
+def surroundings(config: PreTrainedConfig, layout: TokenLayout, batch: int) -> tuple[Stream, Turns]:
+    """The slots of `batch` rows as attention takes them, and arguments of the layers that mix them."""
+    stream = layout.stream(batch)
+    # CODEPATH: `perceiver_v1` never mixes tokens; every other preset does.
+    if config.token_mixer == "none" or config.num_token_layers + config.num_interleaved_token_layers == 0:
+        return stream, []
+    return stream, TOKEN_MIXERS[config.token_mixer].arguments(config, layout, stream)
 
 
 def token_layer(config: PreTrainedConfig) -> ConceptBlock:

@@ -73,6 +73,22 @@ def test_compiled_equals_eager_without_padding(variant):
         torch.testing.assert_close(compiled(**batch).loss, model(**batch).loss, atol=0.05, rtol=0.02)
 
 
+@pytest.mark.parametrize("make_batch", [masked_batch, packed_batch])
+def test_regions_that_are_replayed_equal_eager(make_batch):
+    if DEVICE.type != "cuda":
+        pytest.skip("only CUDA records what it launches")
+    model, batch = wide_model().train(), on_device(make_batch())
+    model.set_attn_implementation("varlen")
+    with torch.autocast("cuda", torch.bfloat16):
+        expected = loss_and_gradients(model, batch)
+        for module in model.modules():
+            if type(module).__name__ in model._compiled_modules:
+                module.compile(fullgraph=True, dynamic=False, mode="reduce-overhead")
+        for _ in range(4):
+            torch.compiler.cudagraph_mark_step_begin()
+            torch.testing.assert_close(loss_and_gradients(model, batch), expected, atol=0.02, rtol=0.05)
+
+
 @pytest.mark.parametrize("backend", ["sdpa", "varlen"])
 @pytest.mark.parametrize("make_batch", [masked_batch, packed_batch])
 def test_a_step_never_waits_for_the_device(make_batch, backend):

@@ -20,7 +20,9 @@ from training_concept.trainer import ConceptTrainer
 
 pytestmark = pytest.mark.usefixtures("fresh_compiler")
 
-KINDS = 10  # of parts that are compiled apart: embeddings, concepts, six kinds of blocks, the head and the loss
+# Parts that are compiled apart: four that say who reads whom, rotations of tokens, of queries and of concepts (in the
+# encoder for all rows at once, in the decoder row by row), embeddings, concepts, six kinds of blocks, head and loss.
+KINDS = 18
 WIDTHS = {"hidden_size": 32, "num_attention_heads": 2, "local_attention": 16}
 WHOLE = {"torch_compile_backend": "eager"}
 REGIONS = WHOLE | {"torch_compile_regions": True}
@@ -89,7 +91,9 @@ def test_regions_are_the_outermost_parts_that_a_model_names():
     regions = find_regions(model)
     blocks = {f"model.{name}.0" for name in ("token_blocks", "reads", "layers", "writes")}
     blocks |= {"model.embeddings", "model.concepts", "decoder.token_reads.0", "decoder.concept_reads.0"}
-    assert {name for name, module in model.named_modules() if module in regions} == blocks | {"head", "criterion"}
+    places = {"model.arrangement", "model.surroundings", "model.exchange", "decoder.reading", "model.rotary_emb"}
+    found = {name for name, module in model.named_modules() if module in regions}
+    assert found == blocks | places | {"head", "criterion"}
     assert model.criterion not in find_regions(model, left_out=["LinearCrossEntropy"])
 
     model._compiled_modules = ["ConceptEncoder", "ConceptBlock"]
