@@ -145,7 +145,8 @@ def with_ranges(segments: Segments, num_queries: int) -> Segments:
     pays = segments.window is not None or segments.max_keys <= SHORT
     if not (pays and kernels_run_on(segments.query_starts.device)):
         return segments
-    return segments._replace(ranges=segment_ranges(segments, num_queries))
+    # The compiler of PyTorch 2.11 cannot return what `_replace` makes.
+    return Segments(*segments[:5], ranges=segment_ranges(segments, num_queries))
 
 
 def document_mask(queries: Stream, keys: Stream) -> torch.Tensor | None:

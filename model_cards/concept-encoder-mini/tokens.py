@@ -330,7 +330,9 @@ def arrange_tokens(
     num_slots = max(shape[1] - num_dropped, 1)
     index = first_true(visible)[:, :num_slots]
     exact = in_use is None and 0 < num_dropped < shape[1]
-    return layout._replace(index=index, mask=None if exact else visible.gather(1, index))
+    mask = None if exact else visible.gather(1, index)
+    # The compiler of PyTorch 2.11 cannot return what `_replace` makes.
+    return TokenLayout(*layout[:5], index, mask)
 
 
 def arrange_batch(
