@@ -119,13 +119,31 @@ def compare_ways(model: ConceptEncoderForMaskedLM, batch: Batch) -> Iterator[tup
         yield f"{backend}, padded = eager, packed", largest_difference(padded, plain)
 
 
+def compiled_difference(model: ConceptEncoderForMaskedLM, batch: Batch, **options: Any) -> float:
+    """Steps of `model` as it is, and of `model` compiled by regions with `options`, which it stays."""
+    plain = loss_and_gradients(model, batch)
+    for module in model.modules():
+        if type(module).__name__ in model._compiled_modules:
+            module.compile(dynamic=False, **options)
+    differences = []
+    # CUDA graphs are recorded in the second step and replayed from the third.
+    for _ in range(3):
+        torch.compiler.cudagraph_mark_step_begin()
+        differences.append(largest_difference(loss_and_gradients(model, batch), plain))
+    return max(differences)
+
+
 def compare(device: torch.device) -> Iterator[tuple[str, float]]:
-    """All comparisons, in both families."""
+    """All comparisons, in both families; what is compiled where it is timed, on a GPU."""
     batch = packed_rows(device, [[150, 1, 60, 40], [256], [30, 30, 100]], 256)
     for decoder_tokens in ("window", "none"):
         model = small_model(device, decoder_tokens=decoder_tokens)
         for name, difference in compare_ways(model, batch):
             yield f"{model.config.family}: {name}", difference
+    if device.type == "cuda":
+        model = small_model(device)
+        model.set_attn_implementation("varlen")
+        yield "hybrid: varlen, compiled = as it is", compiled_difference(model, batch, mode="reduce-overhead")
     packed = {name: batch[name] for name in ("input_ids", "document_lengths")}
     # Few concepts and many tokens: GPUs split the keys of such reads.
     alone = {"input_ids": torch.randint(10, 1000, (1, 6000), device=device)}

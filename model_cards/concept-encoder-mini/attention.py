@@ -132,7 +132,8 @@ def segment_ranges(segments: Segments, num_queries: int) -> KeyRanges:
     """What each of `num_queries` queries of `segments` reads, as one stretch of keys."""
     starts, key_starts = segments.query_starts, segments.key_starts
     places = torch.arange(num_queries, dtype=starts.dtype, device=starts.device)
-    segment = torch.searchsorted(starts[1:], places, right=True)
+    # Not in `starts[1:]`: for a GPU, the compiler of PyTorch 2.11 searches from where the storage begins.
+    segment = torch.searchsorted(starts, places, right=True) - 1
     first, last = key_starts[segment], key_starts[segment + 1] - 1
     if segments.window is not None:
         own = places - starts[segment] + first

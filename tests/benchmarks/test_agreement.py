@@ -6,7 +6,15 @@ import pytest
 import torch
 from transformers import AttentionInterface
 
-from benchmarks.agreement import check_agreement, largest_difference, main
+from benchmarks.agreement import (
+    TOLERANCE,
+    check_agreement,
+    compiled_difference,
+    largest_difference,
+    main,
+    packed_rows,
+    small_model,
+)
 from modeling_concept.attention import VARLEN, varlen_attention_forward
 
 
@@ -34,6 +42,17 @@ def test_a_backend_that_reads_one_key_too_few_is_named():
             check_agreement(torch.device("cpu"))
     finally:
         AttentionInterface.register(VARLEN, varlen_attention_forward)
+
+
+def test_compiled_regions_are_compared_with_the_model_as_it_is(fresh_compiler):
+    cpu = torch.device("cpu")
+    batch = packed_rows(cpu, [[40, 24]], 64)
+    assert compiled_difference(small_model(cpu), batch, backend="eager") < TOLERANCE
+
+    def doubled(graph, inputs):
+        return lambda *args: tuple(2 * it if it.is_floating_point() else it for it in graph(*args))
+
+    assert compiled_difference(small_model(cpu), batch, backend=doubled) > TOLERANCE
 
 
 def test_numbers_that_are_not_finite_are_no_agreement():

@@ -4,6 +4,7 @@
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AttentionInterface
 
 from modeling_concept import ConceptEncoder, ConceptEncoderForMaskedLM, decoder
@@ -140,6 +141,31 @@ def test_ranges_of_segments_say_what_documents_say(window):
             near = True if window is None else (places - query).abs() <= window
             expected[query] = (places >= key_begin) & (places < key_end) & near
     assert torch.equal((places >= first[0, :, None]) & (places <= last[0, :, None]), expected)
+
+
+class Searches(TorchDispatchMode):
+    """Keeps what is searched in."""
+
+    def __init__(self):
+        super().__init__()
+        self.sorted: list[torch.Tensor] = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function is torch.ops.aten.searchsorted.Tensor:
+            self.sorted.append(args[0])
+        return function(*args, **(kwargs or {}))
+
+
+def test_what_is_searched_in_begins_where_its_storage_does(monkeypatch):
+    """The compiler of PyTorch 2.11 searches from there, and gives wrong documents without a word."""
+    monkeypatch.setattr("modeling_concept.attention.kernels_run_on", lambda device: True)
+    monkeypatch.setattr("modeling_concept.attention.has_range_kernels", lambda *kind: False)
+    model = tiny_model(ConceptEncoderForMaskedLM)
+    model.set_attn_implementation(VARLEN)
+    with Searches() as searches:
+        model(**packed_batch())
+    assert len(searches.sorted) > 2
+    assert all(tensor.storage_offset() == 0 for tensor in searches.sorted)
 
 
 @pytest.mark.parametrize("variant", [*VARIANTS, *SWITCHES])

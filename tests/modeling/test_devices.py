@@ -27,6 +27,12 @@ def loss_and_gradients(model, batch) -> list[torch.Tensor]:
     return [loss.detach().float().cpu(), *(p.grad.float().cpu().clone() for p in model.parameters())]
 
 
+def furthest(ours: list[torch.Tensor], theirs: list[torch.Tensor]) -> float:
+    """The norm of a difference over the norm of one, where that is largest: under .11 from rounding to bfloat16."""
+    pairs = zip(ours, theirs, strict=True)
+    return max(float((a - b).norm() / b.norm().clamp(min=1e-6)) for a, b in pairs)
+
+
 def wide_model(variant: str = "hybrid") -> ConceptEncoderForMaskedLM:
     """Heads of 16, which is the least that range kernels take."""
     return tiny_model(ConceptEncoderForMaskedLM, variant, torch.float32, hidden_size=64).to(DEVICE)
@@ -66,11 +72,11 @@ def test_compiled_equals_eager(variant, make_batch):
 def test_compiled_equals_eager_without_padding(variant):
     if DEVICE.type != "cuda":
         pytest.skip("elsewhere documents are taken one by one, on the host")
-    model, batch = wide_model(variant), on_device(packed_batch())
+    model, batch = wide_model(variant).train(), on_device(packed_batch())
     model.set_attn_implementation("varlen")
     compiled = torch.compile(model, fullgraph=True, dynamic=False)
     with torch.autocast("cuda", torch.bfloat16):
-        torch.testing.assert_close(compiled(**batch).loss, model(**batch).loss, atol=0.05, rtol=0.02)
+        assert furthest(loss_and_gradients(compiled, batch), loss_and_gradients(model, batch)) < 0.2
 
 
 @pytest.mark.parametrize("make_batch", [masked_batch, packed_batch])
@@ -86,7 +92,7 @@ def test_regions_that_are_replayed_equal_eager(make_batch):
                 module.compile(fullgraph=True, dynamic=False, mode="reduce-overhead")
         for _ in range(4):
             torch.compiler.cudagraph_mark_step_begin()
-            torch.testing.assert_close(loss_and_gradients(model, batch), expected, atol=0.02, rtol=0.05)
+            assert furthest(loss_and_gradients(model, batch), expected) < 0.2
 
 
 @pytest.mark.parametrize("backend", ["sdpa", "varlen"])
