@@ -50,6 +50,8 @@ class Pick:
 
 
 BASE, CAPPED, OTHER = "base", "base_1024", REFERENCE
+# Presets by size, and the ModernBERT in Ettin's shapes that each stands beside.
+PEERS = {"mini": "modernbert_384x10", "small": "modernbert_512x19", BASE: OTHER}
 # Key: cell, the cell it is divided by, and what the number is and is required to be.
 RATE_RATIOS: dict[str, tuple[Pick, Pick, str]] = {
     **{
@@ -201,7 +203,7 @@ def tables(records: Sequence[Record]) -> list[Table]:
         group = [record for record in measured if on_cpu(record) == cpu]
         kinds = sorted({(cell.mode, cell.variable) for record in group for cell in record["cells"]})
         found += [rate_table(group, mode, variable, prefix) for mode, variable in kinds]
-        found += [ceilings_table(group, prefix), failures_table(group, prefix)]
+        found += [sizes_table(group, prefix), ceilings_table(group, prefix), failures_table(group, prefix)]
     return [table for table in found if table.rows]
 
 
@@ -229,6 +231,24 @@ def rate_table(records: Sequence[Record], mode: str, variable: bool, prefix: str
         f"deviation over the repeats. MFU: {FLOPS_NOTE}."
     )
     return Table(f"{prefix}{mode}_{layout}", RATE_COLUMNS, [rows[key] for key in sorted(rows)], note)
+
+
+def sizes_table(records: Sequence[Record], prefix: str) -> Table:
+    """Each preset beside the ModernBERT of `PEERS` in the same run; of several runs the last one."""
+    rows: dict[tuple[str, int, int], list[Any]] = {}
+    for record in records:
+        for mode, length in {(cell.mode, cell.length): None for cell in record["cells"] if not cell.variable}:
+            for order, (preset, peer) in enumerate(PEERS.items()):
+                picks = Pick(preset, mode, length), Pick(peer, mode, length)
+                best, beside = (fastest(record, pick) for pick in picks)
+                if best is not None and beside is not None:
+                    sizes = (round((it.parameters or 0) / 1e6, 1) for it in (best, beside))
+                    ratio, spread = _summary(rate_ratio(record, *picks), 1)
+                    row = [preset, next(sizes), peer, next(sizes), mode, length, round(ratio, 2), round(spread, 2)]
+                    rows[mode, order, length] = row
+    columns = ["preset", "parameters (M)", "beside", "parameters (M)", "mode", "tokens of a document"]
+    note = "Tokens a second of the preset over those of the other model in the same run; documents of one length."
+    return Table(f"{prefix}sizes", [*columns, "times as fast", "spread"], [rows[key] for key in sorted(rows)], note)
 
 
 def ceilings_table(records: Sequence[Record], prefix: str) -> Table:

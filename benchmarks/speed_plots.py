@@ -34,7 +34,7 @@ def plot_rates(tables: Mapping[str, Table], path: Path) -> None:
     )
     lines = {name: _lines(tables[name]) for name in drawn}
     models = sorted({model for name in drawn for model in lines[name]})
-    colours = dict(zip(models, plt.get_cmap("tab10").colors * len(models), strict=False))
+    colours = dict(zip(models, plt.get_cmap("tab20").colors * len(models), strict=False))
     for axes, name in zip(panels[0], drawn, strict=True):
         _draw_panel(axes, lines[name], colours)
         axes.set_title(PANELS[name])

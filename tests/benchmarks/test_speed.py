@@ -245,6 +245,16 @@ def test_a_table_has_ratios_to_one_reference(tmp_path):
     assert f"against {REFERENCE} in" in table.note
 
 
+def test_presets_stand_beside_the_modernbert_of_their_size_in_the_same_run(tmp_path):
+    beside = {"cells": [cell("small", "train", 512, [1.0, 1.0]), cell("modernbert_512x19", "train", 512, [2.0, 4.0])]}
+    elsewhere = {"cells": [cell("mini", "train", 512, [1.0])]}
+    table = merged(tmp_path, {"cells": CELLS}, beside | {"reference": "modernbert_512x19"}, elsewhere).tables["sizes"]
+    rows = {(row[0], row[2], row[4], row[5]): row[6:] for row in table.rows if row[5] == 512}
+    assert rows[("small", "modernbert_512x19", "train", 512)] == [3.0, 1.41]
+    assert rows[("base", REFERENCE, "train", 512)] == [3.0, 1.41]
+    assert "mini" not in {row[0] for row in table.rows}
+
+
 def test_steps_of_other_sizes_have_rows_of_their_own(tmp_path):
     larger = {"cells": [cell("base", "train", 512, [1.0])], "tokens": 131072}
     table = merged(tmp_path, {"cells": CELLS}, larger).tables["train_fixed"]
