@@ -3,11 +3,13 @@
 """Starts the runs of a contest: a process for each, one after the other on every GPU, until the budget is spent."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -71,12 +73,27 @@ class Slot:
     active: list[tuple[subprocess.Popen, Task]] = field(default_factory=list)
 
 
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Let SIGTERM raise `SystemExit` in the main thread, so that what runs inside ends the processes it started."""
+
+    def leave(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def run_all(runs: Sequence[Settings], plan: Plan) -> None:
     """
-    Do all runs that are not done, in this order.
+    Do all runs that are not done, in this order. No process is left, however this ends.
 
     Raises:
         ValueError: runs for equal time that would share a GPU, or more GPUs than this process sees.
+        SystemExit: on SIGTERM.
     """
     if plan.side_by_side > 1 and any(it.clock == "seconds" for it in runs):
         raise ValueError("side_by_side above 1 is for equal tokens (--tokens): runs that share a GPU share its time")
@@ -88,6 +105,17 @@ def run_all(runs: Sequence[Settings], plan: Plan) -> None:
     tasks = [_task(settings, plan, deadline) for settings in runs]
     waiting = deque(task for task in tasks if not _is_done(task, plan.retry))
     print(f"{len(waiting)} runs to do, {len(tasks) - len(waiting)} are done", flush=True)
+    try:
+        with stoppable():
+            _keep_busy(slots, waiting, plan, deadline)
+    finally:
+        for process, _ in (active for slot in slots for active in slot.active):
+            process.kill()
+            process.wait()
+
+
+def _keep_busy(slots: Sequence[Slot], waiting: deque[Task], plan: Plan, deadline: float | None) -> None:
+    """Start what waits wherever there is room, until all is done."""
     while waiting or any(slot.active for slot in slots):
         if deadline is not None and time.time() > deadline:
             waiting.clear()

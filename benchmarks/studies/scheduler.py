@@ -14,7 +14,7 @@ from pathlib import Path
 
 from accelerate.utils import patch_environment
 
-from benchmarks.ladder.scheduler import visible_gpu
+from benchmarks.ladder.scheduler import stoppable, visible_gpu
 from benchmarks.studies.cells import Cell
 from benchmarks.studies.records import Record, read_records, write_records
 from benchmarks.studies.worker import Places, work
@@ -108,7 +108,7 @@ def run_study(
     known: Mapping[str, Record] | None = None,
 ) -> set[str]:
     """
-    Run the cells that are not done yet.
+    Run the cells that are not done yet. No process is left, however this ends.
 
     Args:
         cells: of the study, in the order in which they are begun.
@@ -124,6 +124,7 @@ def run_study(
 
     Raises:
         ValueError: more GPUs than this process is allowed, or an output that holds something else.
+        SystemExit: on SIGTERM.
     """
     for gpu in range(gpus):
         visible_gpu(gpu)
@@ -135,13 +136,12 @@ def run_study(
     print(f"{len(study.waiting)} cells to do, {len(done)} are done", flush=True)
     deadline = time.monotonic() + budget if budget else float("inf")
     try:
-        while _step(study, gpus, side_by_side):
-            if time.monotonic() > deadline:
-                left = [slot.cell.name for slot in study.slots if slot.cell]
-                print(
-                    f"The time is over; not finished: {', '.join(left)}; not begun: {len(study.waiting)}", flush=True
-                )
-                break
+        with stoppable():
+            while _step(study, gpus, side_by_side):
+                if time.monotonic() > deadline:
+                    left = ", ".join(slot.cell.name for slot in study.slots if slot.cell)
+                    print(f"The time is over; not finished: {left}; not begun: {len(study.waiting)}", flush=True)
+                    break
     finally:
         for slot in study.slots:
             _end(slot)

@@ -3,6 +3,8 @@
 """Runs of the ladder: the same again, alike for all models, recorded whatever comes, and done once."""
 
 import json
+import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -260,6 +262,22 @@ def test_a_spent_budget_starts_nothing(data, tmp_path, monkeypatch):
     plan = scheduler.Plan(data, tmp_path, budget=1e-9)
     monkeypatch.setattr(scheduler, "_start", lambda *them: pytest.fail("a run was started"))
     scheduler.run_all([settings()], plan)
+
+
+def test_a_run_that_is_stopped_leaves_no_process(data, tmp_path, monkeypatch):
+    started: list[subprocess.Popen] = []
+
+    def start(task, slot, plan):
+        code = "import os, signal, time; os.kill(os.getppid(), signal.SIGTERM); time.sleep(600)"
+        started.append(subprocess.Popen([sys.executable, "-c", code]))
+        return started[-1], task
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(scheduler, "_start", start)
+    with pytest.raises(SystemExit, match="143"):
+        scheduler.run_all([settings()], scheduler.Plan(data, tmp_path))
+    assert [process.poll() for process in started] == [-signal.SIGKILL]
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_nothing_is_compiled_on_a_gpu_whose_time_is_measured_unless_it_is_asked_for(data, tmp_path, monkeypatch):

@@ -5,12 +5,14 @@
 import json
 import multiprocessing
 import os
+import signal
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 import yaml
@@ -218,6 +220,24 @@ def test_processes_share_out_the_gpus(tmp_path, monkeypatch):
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "4,6"
     with pytest.raises(ValueError, match="allows 2 GPUs"):
         run_study(cells, places, tmp_path / "out.jsonl", gpus=3)
+
+
+def hang(connection, places):
+    """In place of `work`: takes a cell, asks for the end of the process that gave it, and goes on for minutes."""
+    cell = connection.recv()
+    places.record(cell).with_suffix(".pid").write_text(str(os.getpid()), encoding="utf-8")
+    os.kill(os.getppid(), signal.SIGTERM)
+    time.sleep(600)
+
+
+def test_a_study_that_is_stopped_leaves_no_process(tmp_path, monkeypatch):
+    monkeypatch.setattr(scheduler, "work", hang)
+    monkeypatch.setattr(scheduler.Study, "gather", lambda study: None)
+    places = Places(tmp_path, tmp_path, tmp_path / "work")
+    with pytest.raises(SystemExit, match="143"):
+        run_study([Cell("main", "ours", "", "", "run_glue", {})], places, tmp_path / "out.jsonl")
+    (path,) = places.record_folder.iterdir()
+    assert not psutil.pid_exists(int(path.read_text(encoding="utf-8")))
 
 
 @pytest.mark.parametrize(("cores", "threads"), [(4, 2), (64, 8)])
