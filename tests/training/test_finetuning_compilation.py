@@ -17,7 +17,7 @@ from training_concept.finetuning.trainer import FineTuningTrainer
 
 pytestmark = pytest.mark.usefixtures("fresh_compiler")
 
-KINDS = {"concept_encoder": 8, "bert": 2}
+KINDS = {"concept_encoder": 16, "bert": 2}
 REGIONS = {"torch_compile_backend": "eager", "torch_compile_regions": True}
 TASK = "sst2"
 
