@@ -15,11 +15,14 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers.utils.import_utils import is_liger_kernel_available
 
+from benchmarks.cells import compile_model
+from benchmarks.contenders import CONTENDERS
 from benchmarks.results import Table, describe_device
 from benchmarks.tables import to_markdown
 from benchmarks.timing import current_device
 from configuration_concept import ConceptEncoderConfig
 from modeling_concept import ConceptEncoder, ConceptEncoderForMaskedLM
+from modeling_concept.losses import labelled_positions
 
 # What rounding to eight bits of mantissa may leave of two results that are the same in exact arithmetic: the length of
 # the difference of two tensors, over the length of one.
@@ -51,11 +54,9 @@ def packed_rows(device: torch.device, lengths: list[list[int]], length: int) -> 
         masked[row, starts[: len(documents)]] = False
         masked[row, sum(documents) :] = False
     labels = ids.masked_fill(~masked, -100)
-    most = int(masked.sum(dim=1).max())
-    positions = masked.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :most]
-    positions = positions.masked_fill(~masked.gather(1, positions), -1)
     batch = {"input_ids": ids.masked_fill(masked, 4), "labels": labels, "document_lengths": sizes}
-    return {name: values.to(device) for name, values in (batch | {"masked_positions": positions}).items()}
+    batch["masked_positions"] = labelled_positions(labels)
+    return {name: values.to(device) for name, values in batch.items()}
 
 
 def padded_rows(batch: Batch) -> Batch:
@@ -119,12 +120,10 @@ def compare_ways(model: ConceptEncoderForMaskedLM, batch: Batch) -> Iterator[tup
         yield f"{backend}, padded = eager, packed", largest_difference(padded, plain)
 
 
-def compiled_difference(model: ConceptEncoderForMaskedLM, batch: Batch, **options: Any) -> float:
-    """Steps of `model` as it is, and of `model` compiled by regions with `options`, which it stays."""
+def compiled_difference(model: ConceptEncoderForMaskedLM, batch: Batch, how: str, **options: Any) -> float:
+    """Steps of `model` as it is, and of `model` compiled as `compile_model` is told, which it stays."""
     plain = loss_and_gradients(model, batch)
-    for module in model.modules():
-        if type(module).__name__ in model._compiled_modules:
-            module.compile(dynamic=False, **options)
+    compile_model(model, CONTENDERS["base"], how, **options)
     differences = []
     # CUDA graphs are recorded in the second step and replayed from the third.
     for _ in range(3):
@@ -143,7 +142,7 @@ def compare(device: torch.device) -> Iterator[tuple[str, float]]:
     if device.type == "cuda":
         model = small_model(device)
         model.set_attn_implementation("varlen")
-        yield "hybrid: varlen, compiled = as it is", compiled_difference(model, batch, mode="reduce-overhead")
+        yield "hybrid: varlen, compiled = as it is", compiled_difference(model, batch, "regions+graphs")
     packed = {name: batch[name] for name in ("input_ids", "document_lengths")}
     # Few concepts and many tokens: GPUs split the keys of such reads.
     alone = {"input_ids": torch.randint(10, 1000, (1, 6000), device=device)}

@@ -131,10 +131,13 @@ def prepare(
     return model, [contender.inputs(batch, cell.mode) for batch in batches]
 
 
-def compile_model(model: nn.Module, contender: Contender, how: str) -> None:
-    """Compile `model` in place: its `regions` one by one, as a `whole`, or `none`; with `GRAPHS`, as CUDA graphs."""
+def compile_model(model: nn.Module, contender: Contender, how: str, **options: Any) -> None:
+    """
+    Compile `model` in place, with `options` of `torch.compile`: its `regions` one by one, as a `whole`, or `none`;
+    with `GRAPHS`, as CUDA graphs.
+    """
     torch._dynamo.config.recompile_limit = MOST_VARIANTS
-    options = {"mode": "reduce-overhead"} if how.endswith(GRAPHS) else {}
+    options |= {"mode": "reduce-overhead"} if how.endswith(GRAPHS) else {}
     modules = {"regions": contender.regions(model), "whole": [model], "none": []}
     for module in modules[how.removesuffix(GRAPHS)]:
         module.compile(dynamic=False, **options)

@@ -59,7 +59,7 @@ def main(arguments: Sequence[str], path: Path = RESULTS / "speed.json") -> None:
 
 def carry_out(options: argparse.Namespace, command: str, arguments: Sequence[str], path: Path) -> None:
     """Do what `options` say, which `arguments` of `command` were read to; records are told how they came about."""
-    options.command = f"{command} {' '.join(without_output(arguments))}"
+    options.command = f"{command} {' '.join(without_path(arguments))}"
     options.run(options, path)
 
 
@@ -165,7 +165,7 @@ def _ceilings_line(ceilings: Mapping[str, list[float]]) -> str:
     return f"matrix product {matmul:.3g} TFLOP/s, copy {copy:.3g} TB/s"
 
 
-def without_output(arguments: Sequence[str]) -> list[str]:
+def without_path(arguments: Sequence[str]) -> list[str]:
     """Arguments, with a word for where to write, which says nothing about the measurement."""
     kept = list(arguments)
     if "--output" in kept:

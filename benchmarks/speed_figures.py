@@ -242,10 +242,9 @@ def sizes_table(records: Sequence[Record], prefix: str) -> Table:
                 picks = Pick(preset, mode, length), Pick(peer, mode, length)
                 best, beside = (fastest(record, pick) for pick in picks)
                 if best is not None and beside is not None:
-                    sizes = (round((it.parameters or 0) / 1e6, 1) for it in (best, beside))
-                    ratio, spread = _summary(rate_ratio(record, *picks), 1)
-                    row = [preset, next(sizes), peer, next(sizes), mode, length, round(ratio, 2), round(spread, 2)]
-                    rows[mode, order, length] = row
+                    ratios = [round(it, 2) for it in _summary(rate_ratio(record, *picks), 1)]
+                    sized = [preset, _millions(best), peer, _millions(beside)]
+                    rows[mode, order, length] = [*sized, mode, length, *ratios]
     columns = ["preset", "parameters (M)", "beside", "parameters (M)", "mode", "tokens of a document"]
     note = "Tokens a second of the preset over those of the other model in the same run; documents of one length."
     return Table(f"{prefix}sizes", [*columns, "times as fast", "spread"], [rows[key] for key in sorted(rows)], note)
@@ -288,7 +287,7 @@ def _rate_row(record: Record, pick: Pick, best: Measurement) -> list[Any]:
     rate, spread = _summary(best.tokens_per_second, 1)
     return [
         pick.contender,
-        round((best.parameters or 0) / 1e6, 1),
+        _millions(best),
         pick.length,
         record["tokens"],
         best.attention,
@@ -299,6 +298,11 @@ def _rate_row(record: Record, pick: Pick, best: Measurement) -> list[Any]:
         "" if best.peak_bytes is None else round(best.peak_bytes / GB, 1),
         round(statistics.fmean(shares), 3) if shares else "",
     ]
+
+
+def _millions(measurement: Measurement) -> float:
+    """Parameters of the model, in millions."""
+    return round((measurement.parameters or 0) / 1e6, 1)
 
 
 def _summary(values: Sequence[float], unit: float) -> list[float]:

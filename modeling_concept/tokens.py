@@ -489,7 +489,7 @@ TOKEN_MIXERS: dict[str, TokenMixer] = {
 }
 
 
-def surroundings(config: PreTrainedConfig, layout: TokenLayout, batch: int) -> tuple[Stream, Turns]:
+def mixing_arguments(config: PreTrainedConfig, layout: TokenLayout, batch: int) -> tuple[Stream, Turns]:
     """The slots of `batch` rows as attention takes them, and arguments of the layers that mix them."""
     stream = layout.stream(batch)
     # CODEPATH: `perceiver_v1` never mixes tokens; every other preset does.

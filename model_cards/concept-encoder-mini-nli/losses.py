@@ -26,6 +26,7 @@ from torch import nn
 from transformers import PreTrainedConfig
 
 from .kernels import product_dtype
+from .tokens import first_true
 
 IGNORED = -100
 # Logits of one chunk, as float32: enough of them to fill a GPU, and few beside the states of a training step.
@@ -45,7 +46,7 @@ def labelled_positions(labels: torch.Tensor) -> torch.Tensor | None:
         return None
     labelled = labels != IGNORED
     most = max(int(labelled.sum(dim=1).max()), 1)
-    index = labelled.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :most]
+    index = first_true(labelled)[:, :most]
     return index.masked_fill(~labelled.gather(1, index), -1)
 
 

@@ -85,8 +85,8 @@ from .tokens import (
     check_inputs,
     check_options,
     given_tokens,
+    mixing_arguments,
     place_tokens,
-    surroundings,
     token_layer,
 )
 
@@ -215,7 +215,7 @@ class ConceptEncoder(ConceptEncoderPreTrainedModel):
         super().__init__(config)
         self.embed_tokens = nn.Embedding(config.vocab_size, config.embedding_size, padding_idx=config.pad_token_id)
         self.arrangement = BatchFunction(config, arrange_batch)
-        self.surroundings = BatchFunction(config, surroundings)
+        self.mixing = BatchFunction(config, mixing_arguments)
         self.exchange = BatchFunction(config, exchange_arguments)
         self.embeddings = ConceptTokenEmbedding(config)
         # CODEPATH: `perceiver_v1` has learned positions and no rotations.
@@ -328,7 +328,7 @@ class ConceptEncoder(ConceptEncoderPreTrainedModel):
 
     def _surroundings(self, tokens: torch.Tensor, layout: TokenLayout) -> tuple[Stream, Rotation | None, Turns]:
         """Tokens as attention takes them, their rotations, and arguments of layers that mix them, which take turns."""
-        slots, mixing = self.surroundings(layout, tokens.shape[0])
+        slots, mixing = self.mixing(layout, tokens.shape[0])
         rotation = self.rotate(tokens, layout.to_slots(layout.positions))
         turned = {"query_rotation": rotation, "key_rotation": rotation}
         return slots, rotation, [turned | turn for turn in mixing]

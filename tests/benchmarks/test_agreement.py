@@ -47,12 +47,12 @@ def test_a_backend_that_reads_one_key_too_few_is_named():
 def test_compiled_regions_are_compared_with_the_model_as_it_is(fresh_compiler):
     cpu = torch.device("cpu")
     batch = packed_rows(cpu, [[40, 24]], 64)
-    assert compiled_difference(small_model(cpu), batch, backend="eager") < TOLERANCE
+    assert compiled_difference(small_model(cpu), batch, "regions", backend="eager") < TOLERANCE
 
     def doubled(graph, inputs):
         return lambda *args: tuple(2 * it if it.is_floating_point() else it for it in graph(*args))
 
-    assert compiled_difference(small_model(cpu), batch, backend=doubled) > TOLERANCE
+    assert compiled_difference(small_model(cpu), batch, "regions", backend=doubled) > TOLERANCE
 
 
 def test_numbers_that_are_not_finite_are_no_agreement():

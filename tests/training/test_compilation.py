@@ -91,7 +91,7 @@ def test_regions_are_the_outermost_parts_that_a_model_names():
     regions = find_regions(model)
     blocks = {f"model.{name}.0" for name in ("token_blocks", "reads", "layers", "writes")}
     blocks |= {"model.embeddings", "model.concepts", "decoder.token_reads.0", "decoder.concept_reads.0"}
-    places = {"model.arrangement", "model.surroundings", "model.exchange", "decoder.reading", "model.rotary_emb"}
+    places = {"model.arrangement", "model.mixing", "model.exchange", "decoder.reading", "model.rotary_emb"}
     found = {name for name, module in model.named_modules() if module in regions}
     assert found == blocks | places | {"head", "criterion"}
     assert model.criterion not in find_regions(model, left_out=["LinearCrossEntropy"])
