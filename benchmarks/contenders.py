@@ -476,7 +476,7 @@ def _ours(preset: str, **overrides: Any) -> ConceptContender:
 
 
 REGIONS = {"BertLayer", "ModernBertEncoderLayer", "LongformerLayer", "PerceiverLayer"}
-REFERENCE = "modernbert_768x22"
+REFERENCE, CPU_REFERENCE = "modernbert_768x22", "modernbert_256x9"
 CONTENDERS: dict[str, Contender] = {
     "mini": _ours("mini"),
     "small": _ours("small"),

@@ -29,7 +29,7 @@ import torch
 import transformers
 
 from benchmarks.cells import COMPILES, Cell, Measurement, Setting, describe, measure_cell
-from benchmarks.contenders import CONTENDERS, MODES, REFERENCE, Contender
+from benchmarks.contenders import CONTENDERS, CPU_REFERENCE, MODES, REFERENCE, Contender
 from benchmarks.first_step import measure_first_steps
 from benchmarks.results import RESULTS, ROOT, current_commit, describe_device, read_results
 from benchmarks.scaling import GRADIENTS, measure_scaling
@@ -185,7 +185,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     cpu = commands.add_parser("cpu", help="the same for small models on a laptop")
     add_shared_options(cpu)
     _add_cells(cpu, ["mini", "bert_256x6"], (512, 2048, 8192))
-    cpu.set_defaults(run=measure_cells, reference="modernbert_256x9", tokens=8192, dtype="float32", repeats=3)
+    cpu.set_defaults(run=measure_cells, reference=CPU_REFERENCE, tokens=8192, dtype="float32", repeats=3)
     cpu.set_defaults(attentions=["sdpa", "own"], compile=["none"])
 
     first = commands.add_parser("first_step", help="time to the first compiled training step")

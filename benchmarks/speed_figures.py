@@ -6,14 +6,14 @@ import json
 import re
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from benchmarks.cells import Measurement
-from benchmarks.contenders import REFERENCE
-from benchmarks.results import Figure, Table, merge_results
+from benchmarks.contenders import CPU_REFERENCE, REFERENCE
+from benchmarks.results import Figure, Table, merge_results, read_results
 
 Record = dict[str, Any]
 
@@ -24,6 +24,7 @@ FLOPS_NOTE = (
     "operations as executed, three times those of the forward pass: 2 x in x out x rows for each linear layer, the "
     "output layer's rows being the masked tokens, and 4 x width for each pair of query and key that is asked for"
 )
+RATIO = "x reference"
 RATE_COLUMNS = [
     "model",
     "parameters (M)",
@@ -33,7 +34,7 @@ RATE_COLUMNS = [
     "compiled",
     "tokens/s",
     "spread",
-    "x reference",
+    RATIO,
     "memory (GB)",
     "MFU",
 ]
@@ -52,6 +53,15 @@ class Pick:
 BASE, CAPPED, OTHER = "base", "base_1024", REFERENCE
 # Presets by size, and the ModernBERT in Ettin's shapes that each stands beside.
 PEERS = {"mini": "modernbert_384x10", "small": "modernbert_512x19", BASE: OTHER}
+# What the tables of measurements without a GPU begin with.
+CPU_PREFIX = "cpu_"
+FAILURES = {"failures", f"{CPU_PREFIX}failures"}
+# By table, what makes a row the same as another one, in the order of rows; those of rates have `_rate_identity`.
+IDENTITIES: dict[str, Callable[[list[Any]], tuple[Any, ...]]] = {
+    "sizes": lambda row: (row[4], list(PEERS).index(row[0]), row[5], row[2]),
+    "ceilings": lambda row: tuple(row[:1]),
+    "failures": lambda row: tuple(row[:-1]),
+}
 # Key: cell, the cell it is divided by, and what the number is and is required to be.
 RATE_RATIOS: dict[str, tuple[Pick, Pick, str]] = {
     **{
@@ -89,7 +99,7 @@ RATE_RATIOS: dict[str, tuple[Pick, Pick, str]] = {
 
 def merge_records(paths: Sequence[Path], results: Path) -> None:
     """
-    Put figures and tables of the records in `paths` into the file `results`.
+    Put figures and tables of the records in `paths` into the file `results`, whose other figures and rows stay.
 
     Raises:
         OSError: if a file is not there.
@@ -98,7 +108,26 @@ def merge_records(paths: Sequence[Path], results: Path) -> None:
     records = [read_record(path) for path in paths]
     if not any(record["cells"] or record["first_steps"] or record["ddp"] for record in records):
         raise ValueError(f"{', '.join(map(str, paths))}: nothing was measured.")
-    merge_results(results, figures(records), tables(records))
+    known, tried = read_results(results).tables, {_way(cell) for record in records for cell in record["cells"]}
+    for name in FAILURES & known.keys():
+        known[name] = replace(known[name], rows=[row for row in known[name].rows if tuple(row[:-1]) not in tried])
+    found = [with_rows_of(known[table.name], table) if table.name in known else table for table in tables(records)]
+    merge_results(results, figures(records), [*known.values(), *found])
+
+
+def with_rows_of(old: Table, new: Table) -> Table:
+    """
+    `new` with those rows of `old` that it has none instead of. A row without a ratio, of a run that timed another
+    reference, stands for none that has one.
+    """
+    if old.columns != new.columns:
+        return new
+    identity = IDENTITIES.get(new.name.removeprefix(CPU_PREFIX), _rate_identity)
+    rows = {identity(row): row for row in old.rows}
+    for row in new.rows:
+        if RATIO not in new.columns or row[RATE_COLUMNS.index(RATIO)] != "" or not _has_ratio(rows.get(identity(row))):
+            rows[identity(row)] = row
+    return replace(new, rows=[rows[key] for key in sorted(rows)])
 
 
 def read_record(path: Path) -> Record:
@@ -199,7 +228,7 @@ def tables(records: Sequence[Record]) -> list[Table]:
     """Rates by mode and layout, ceilings, and what failed; those of a CPU apart."""
     found = []
     measured = [record for record in records if record["cells"]]
-    for prefix, cpu in (("", False), ("cpu_", True)):
+    for prefix, cpu in (("", False), (CPU_PREFIX, True)):
         group = [record for record in measured if on_cpu(record) == cpu]
         kinds = sorted({(cell.mode, cell.variable) for record in group for cell in record["cells"]})
         found += [rate_table(group, mode, variable, prefix) for mode, variable in kinds]
@@ -211,18 +240,18 @@ def rate_table(records: Sequence[Record], mode: str, variable: bool, prefix: str
     """
     The best way of every contender at every length and size of a step; of several runs the last one that has it.
 
-    Runs that time another reference than the first one have no ratios, and give only rows that no other run has.
+    Runs that time another reference have no ratios, and give only rows that no other run has.
     """
-    reference = records[0]["reference"]
-    rows: dict[tuple[int, str, int], list[Any]] = {}
+    reference = CPU_REFERENCE if prefix else REFERENCE
+    rows: dict[tuple[Any, ...], list[Any]] = {}
     for record in sorted(records, key=lambda record: bool(record["reference"] == reference)):
         cells = [it for it in record["cells"] if it.mode == mode and it.variable == variable]
         for pick in {Pick(it.contender, mode, it.length, variable): None for it in cells}:
             if (best := fastest(record, pick)) is not None:
-                row, key = _rate_row(record, pick, best), (pick.length, pick.contender, record["tokens"])
+                row = _rate_row(record, pick, best)
                 if record["reference"] != reference:
-                    row[RATE_COLUMNS.index("x reference")] = ""
-                rows[key] = row
+                    row[RATE_COLUMNS.index(RATIO)] = ""
+                rows[_rate_identity(row)] = row
     layout = "variable" if variable else "fixed"
     last = records[-1]
     note = (
@@ -263,7 +292,7 @@ def ceilings_table(records: Sequence[Record], prefix: str) -> Table:
 def failures_table(records: Sequence[Record], prefix: str) -> Table:
     """Ways that did not run, and why."""
     rows = [
-        [it.contender, it.mode, it.length, "variable" if it.variable else "fixed", it.attention, it.compiled, reason]
+        [*_way(it), reason]
         for record in records
         for it in record["cells"]
         if it.error and (reason := _reason(it.error))
@@ -279,6 +308,20 @@ def _figure(records: Sequence[Record], values: Callable[[Record], list[float]], 
             described = {name: record[name] for name in ("command", "commit", "device", "date")}
             return Figure.of_runs(found, unit=unit, note=note, **described)
     return None
+
+
+def _way(cell: Measurement) -> tuple[Any, ...]:
+    layout = "variable" if cell.variable else "fixed"
+    return cell.contender, cell.mode, cell.length, layout, cell.attention, cell.compiled
+
+
+def _rate_identity(row: list[Any]) -> tuple[Any, ...]:
+    model, _, length, tokens, *_ = row
+    return length, model, tokens
+
+
+def _has_ratio(row: list[Any] | None) -> bool:
+    return row is not None and row[RATE_COLUMNS.index(RATIO)] != ""
 
 
 def _rate_row(record: Record, pick: Pick, best: Measurement) -> list[Any]:

@@ -2,18 +2,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """What stands beside the models of a study and needs no GPU: the most frequent answer and bags of words."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from transformers import AutoTokenizer
 
 from benchmarks.studies.cells import Cell
 from benchmarks.studies.keep import read_left_out
 from benchmarks.studies.records import Predictions, Record, make_record
 from evaluation_concept.long_context.registry import TASKS
-from evaluation_concept.long_context.tasks import CLASSIFICATION, Example, Sources
+from evaluation_concept.long_context.tasks import CLASSIFICATION, Sources
 from evaluation_concept.tasks import make_folds
 from training_concept.finetuning.experiment import baseline_predictions
 from training_concept.finetuning.kept import read_kept_task
@@ -51,14 +50,7 @@ def document_baselines(names: Iterable[str], package_dir: Path, tokenizer_name: 
         parts = documents.split_parts(task, task.load(sources), None, None)
         scored = [example for part in parts for example in part.scored]
         found = documents.run_baselines(task, parts, tokenizer)
-        yield _record(task.name, _numbered(scored, found))
-
-
-def _numbered(scored: Sequence[Example], found: Mapping[str, list[list]]) -> Predictions:
-    right = [example.label or "" for example in scored]
-    labels = sorted({*right, *(label for runs in found.values() for run in runs for label in run)})
-    systems = {system: np.array([[*map(labels.index, run)] for run in runs]) for system, runs in found.items()}
-    return Predictions(np.array([*map(labels.index, right)]), systems)
+        yield _record(task.name, Predictions.of_answers([example.label or "" for example in scored], found))
 
 
 def _record(task: str, predictions: Predictions, **facts: Any) -> Record:

@@ -5,7 +5,7 @@
 import base64
 import json
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -36,6 +36,20 @@ class Predictions:
 
     references: np.ndarray
     systems: Mapping[str, np.ndarray]
+
+    @classmethod
+    def of_answers(cls, right: Sequence[Any], systems: Mapping[str, Sequence[Sequence[Any]]]) -> "Predictions":
+        """
+        Of answers of one type, `[n]` and by name `[runs][n]`: numbers for them, which take less room.
+
+        What is right is numbered first, whatever was predicted, so that it is the same for all who were scored on it.
+        """
+        answers = {text for runs in systems.values() for run in runs for text in run}
+        numbers = {text: number for number, text in enumerate([*sorted({*right}), *sorted(answers - {*right})])}
+        return cls(
+            np.array([numbers[text] for text in right]),
+            {system: np.array([[numbers[text] for text in run] for run in runs]) for system, runs in systems.items()},
+        )
 
     def pack(self) -> str:
         """As text."""

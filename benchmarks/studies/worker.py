@@ -126,11 +126,7 @@ def read_predictions(folder: Path, task: str) -> Predictions:
     content = json.loads(arrays.with_suffix(".json").read_text(encoding="utf-8"))
     ((right,)) = content.pop(REFERENCES)
     answers = {system: [[run[name] for name in right] for run in runs] for system, runs in content.items()}
-    # Numbers take less room than texts, and are as good to compare.
-    known = sorted({*right.values(), *(text for runs in answers.values() for run in runs for text in run)})
-    numbers = {text: number for number, text in enumerate(known)}
-    systems = {system: np.array([[numbers[text] for text in run] for run in runs]) for system, runs in answers.items()}
-    return Predictions(np.array([numbers[text] for text in right.values()]), systems)
+    return Predictions.of_answers([*right.values()], answers)
 
 
 def _of_arrays(path: Path) -> Predictions:

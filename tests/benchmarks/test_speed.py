@@ -262,6 +262,31 @@ def test_steps_of_other_sizes_have_rows_of_their_own(tmp_path):
     assert [(row[3], row[8]) for row in rows] == [(65536, 3.0), (131072, "")]
 
 
+def test_what_is_measured_later_replaces_its_own_rows_and_figures_alone(tmp_path):
+    before = merged(tmp_path, {"cells": CELLS})
+    again = [cell("base", "train", 512, [0.5], flops=500), cell(REFERENCE, "train", 512, [2.0])]
+    alone = {"cells": [cell("base", "train", 512, [9.0])], "reference": "base"}
+    after = merged(tmp_path, {"cells": again}, alone | {"command": "python -m benchmarks.speed gpu --reference base"})
+    assert after.figures["train_x_modernbert_512"].value == 4.0
+    assert after.figures["mfu_small"] == before.figures["mfu_small"]
+    ratios = {row[0]: row[8] for row in after.tables["train_fixed"].rows if row[2] == 512}
+    assert ratios == {"base": 4.0, REFERENCE: 1.0, "small": 3.0}
+    assert after.tables["encode_fixed"] == before.tables["encode_fixed"]
+    assert [row[:3] for row in after.tables["train_fixed"].rows] == [
+        row[:3] for row in before.tables["train_fixed"].rows
+    ]
+    assert len(after.tables["ceilings"].rows) == 2
+    last = merged(tmp_path, alone).tables["train_fixed"]
+    assert {row[0]: row[8] for row in last.rows if row[2] == 512} == ratios
+
+
+def test_a_failure_is_listed_until_that_way_runs(tmp_path):
+    merged(tmp_path, {"cells": CELLS})
+    others = merged(tmp_path, {"cells": [cell("base", "train", 512, [1.0])]})
+    assert [row[0] for row in others.tables["failures"].rows] == ["perceiver_v1"]
+    assert not merged(tmp_path, {"cells": [cell("perceiver_v1", "train", 1024, [1.0])]}).tables["failures"].rows
+
+
 def test_figures_are_those_of_a_gpu(tmp_path):
     assert merged(tmp_path, {"cells": CELLS, "device_type": "cpu"}).figures == {}
 
