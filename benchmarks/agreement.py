@@ -172,7 +172,9 @@ def check_agreement(device: torch.device) -> Table:
     wrong = [f"{name} ({difference})" for name, difference in found.items() if difference > TOLERANCE]
     if wrong:
         raise ValueError(f"More than {TOLERANCE} apart: {'; '.join(wrong)}.")
-    note = f"Norm of the difference over the norm, for the loss or gradient furthest off, on {describe_device()}."
+    note = (
+        f"Norm of the difference over the norm, for the loss or gradient furthest off, on {describe_device(device)}."
+    )
     return Table("agreement", ["what equals what", "largest difference"], list(map(list, found.items())), note)
 
 

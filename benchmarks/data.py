@@ -80,7 +80,7 @@ def measure_gpu(options: argparse.Namespace, path: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(options.tokenizer_name or folder / "tokenizer")
     parts = load_parts(folder, split="train")
     documents = [parts[index] for index in range(len(parts))]
-    facts = {"commit": current_commit(), "date": date.today().isoformat(), "device": _describe_machine()}
+    facts = {"commit": current_commit(), "date": date.today().isoformat(), "device": describe_device(current_device())}
     record: dict[str, Any] = facts | {
         "preset": options.preset,
         "workers": options.workers,
@@ -207,11 +207,6 @@ def waiting_table(facts: Mapping[str, Any], speeds: Sequence[LoaderSpeed], waiti
 
 def _padded_vocabulary(tokenizer: PreTrainedTokenizerBase) -> int:
     return -(-len(tokenizer) // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
-
-
-def _describe_machine() -> str:
-    device = f"{torch.cuda.get_device_name()}, " if torch.cuda.is_available() else ""
-    return device + describe_device()
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:

@@ -123,9 +123,13 @@ def current_commit() -> str:
         return "unknown"
 
 
-def describe_device() -> str:
-    """The processor and its cores and the version of torch, such as "AMD EPYC, 2 cores, torch 2.13.0"."""
-    return f"{_processor()}, {os.cpu_count()} cores, torch {torch.__version__.split('+')[0]}"
+def describe_device(device: torch.device | None = None) -> str:
+    """
+    The GPU, if `device` is one, the processor and its cores and the version of torch, such as "NVIDIA H200, AMD EPYC,
+    2 cores, torch 2.13.0".
+    """
+    graphics = f"{torch.cuda.get_device_name(device)}, " if device is not None and device.type == "cuda" else ""
+    return f"{graphics}{_processor()}, {os.cpu_count()} cores, torch {torch.__version__.split('+')[0]}"
 
 
 def _processor() -> str:

@@ -105,11 +105,10 @@ def make_cells(options: argparse.Namespace, contenders: Mapping[str, Contender])
 
 def facts(options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     """What a record says of how it came about."""
-    name = f"{torch.cuda.get_device_name(device)}, " if device.type == "cuda" else ""
     return {
         "commit": current_commit(),
         "date": date.today().isoformat(),
-        "device": name + describe_device(),
+        "device": describe_device(device),
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
         "device_type": device.type,
         "peak_flops": device_peak_flops(device),

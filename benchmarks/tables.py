@@ -45,7 +45,11 @@ AT_A_GLANCE = (
     ("training speed on two GPUs over one", "speed", "ddp_2"),
     ("seconds for one document of 16,384 tokens over ModernBERT's", "long_context", "seconds_16k_over_modernbert_gpu"),
     ("the same on a CPU", "long_context", "seconds_16k_over_modernbert_cpu"),
-    ("one of 32 sentences found by its key, documents of 4,096 tokens", "long_context", "needle_4k"),
+    ("one of 128 sentences found by its key, documents of 16,384 tokens", "long_context", "needle_16k"),
+    ("one of 256, documents of 65,536 tokens", "long_context", "needle_64k"),
+    ("eras told by whole speeches, points", "long_context", "sotu_eras"),
+    ("the same by a bag of words", "long_context", "sotu_bag_of_words"),
+    ("gained by reading on after the first 512 tokens", "long_context", "sotu_gain_over_first_512"),
     ("tokens of the longest document encoded at full speed", "long_context", "longest_document_tokens"),
 )
 REQUIRED = re.compile(r"required: (.*)$")

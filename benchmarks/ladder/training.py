@@ -232,11 +232,10 @@ def perform(
 
 def describe_run(settings: Settings, device: torch.device) -> dict[str, Any]:
     """What is known of a run before it begins."""
-    graphics = f"{torch.cuda.get_device_name(device)}, " if device.type == "cuda" else ""
     return {
         "run": settings.name,
         "settings": asdict(settings),
-        "device": graphics + describe_device(),
+        "device": describe_device(device),
         "date": date.today().isoformat(),
         "versions": {
             "torch": torch.__version__,

@@ -38,17 +38,25 @@ class Predictions:
     systems: Mapping[str, np.ndarray]
 
     @classmethod
-    def of_answers(cls, right: Sequence[Any], systems: Mapping[str, Sequence[Sequence[Any]]]) -> "Predictions":
+    def of_answers(cls, right: Mapping[str, Any], systems: Mapping[str, Sequence[Mapping[str, Any]]]) -> "Predictions":
         """
-        Of answers of one type, `[n]` and by name `[runs][n]`: numbers for them, which take less room.
+        Of answers by the identity of what was asked, those of a system run by run: numbers for them, which take less
+        room.
 
-        What is right is numbered first, whatever was predicted, so that it is the same for all who were scored on it.
+        Whoever was scored on the same gets the same `references`, whatever was predicted, and in whatever order.
         """
-        answers = {text for runs in systems.values() for run in runs for text in run}
-        numbers = {text: number for number, text in enumerate([*sorted({*right}), *sorted(answers - {*right})])}
+        names = sorted(right)
+        answers = {run[name] for runs in systems.values() for run in runs for name in names}
+        references = [right[name] for name in names]
+        numbers = {
+            answer: number for number, answer in enumerate([*sorted({*references}), *sorted(answers - {*references})])
+        }
         return cls(
-            np.array([numbers[text] for text in right]),
-            {system: np.array([[numbers[text] for text in run] for run in runs]) for system, runs in systems.items()},
+            np.array([numbers[answer] for answer in references]),
+            {
+                system: np.array([[numbers[run[name]] for name in names] for run in runs])
+                for system, runs in systems.items()
+            },
         )
 
     def pack(self) -> str:

@@ -123,6 +123,8 @@ class Scores:
         weights = {digest for it in records for digest in (it.get("weights") or {}).values()}
         pretrained = f"; {len(weights)} pretrained checkpoints" if len(weights) > 1 else ""
         command = f"python -m benchmarks.studies run recipes/studies/{self.study}.yaml {FOLDERS}"
+        if all(record["group"] == BASELINES for record in records):
+            command = records[0]["command"]
         return Figure.of_runs(values, unit=unit, command=command, date=date, note=f"{note}{pretrained}", **facts)
 
 

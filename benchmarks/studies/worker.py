@@ -125,8 +125,7 @@ def read_predictions(folder: Path, task: str) -> Predictions:
         return _of_arrays(arrays)
     content = json.loads(arrays.with_suffix(".json").read_text(encoding="utf-8"))
     ((right,)) = content.pop(REFERENCES)
-    answers = {system: [[run[name] for name in right] for run in runs] for system, runs in content.items()}
-    return Predictions.of_answers([*right.values()], answers)
+    return Predictions.of_answers(right, content)
 
 
 def _of_arrays(path: Path) -> Predictions:

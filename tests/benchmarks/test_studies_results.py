@@ -114,7 +114,7 @@ def test_figures_of_long_documents():
         record("documents", "ours", "sotu_eras", {"model": predicting(10, 20), "first_512": predicting(30, 50)}),
         record("documents", "modernbert_shaped", "sotu_eras", {"model": predicting(25)}),
         record("documents", "ours", "brown_genres", {"model": predicting(40)}),
-        record("baselines", "", "sotu_eras", {"bag_of_words": predicting(12)}),
+        record("baselines", "", "sotu_eras", {"bag_of_words": predicting(12)}) | {"command": "baselines of a CPU"},
         record("listops", "small", "lra_listops", {"model": predicting(60, 58, 62)}, "scratch"),
     ]
     lengths = {"4096": {"scores": [99.0, 97.0]}, "16384": {"scores": [90.0, 92.0]}}
@@ -127,6 +127,8 @@ def test_figures_of_long_documents():
     figures, tables = long_context.summarise(by_cell(records))
     assert figures["sotu_eras"].value == pytest.approx(85)
     assert figures["sotu_bag_of_words"].value == pytest.approx(88)
+    assert figures["sotu_bag_of_words"].command == "baselines of a CPU"
+    assert "studies run" in figures["sotu_eras"].command
     assert figures["sotu_gain_over_first_512"].value == pytest.approx(25)
     assert figures["tasks_below_bag_of_words"].value == 1
     assert figures["listops_scratch"].value == pytest.approx(40)
@@ -273,6 +275,14 @@ def test_tasks_are_kept_from_packages(tmp_path):
     assert len(load_documents(TASKS["sotu_eras"], Sources(kept_dir=tmp_path / "tasks"))[ALL]) == 20
     with pytest.raises(ValueError, match="no task 'cola'"):
         keep_tasks(["cola"], packages, tmp_path / "tasks", None, None)
+
+
+def test_answers_to_the_same_questions_can_be_compared_whatever_was_predicted():
+    ours = Predictions.of_answers({"a": "x", "b": "y"}, {"model": [{"b": "y", "a": "w"}]})
+    theirs = Predictions.of_answers({"b": "y", "a": "x"}, {"model": [{"a": "x", "b": "v"}, {"a": "x", "b": "y"}]})
+    assert np.array_equal(ours.references, theirs.references)
+    assert (ours.systems["model"] == ours.references).tolist() == [[False, True]]
+    assert (theirs.systems["model"] == theirs.references).tolist() == [[True, False], [True, True]]
 
 
 def test_baselines_are_records_too(tmp_path):

@@ -158,8 +158,8 @@ class Searches(TorchDispatchMode):
 
 def test_what_is_searched_in_is_one_row_that_begins_where_its_storage_does(monkeypatch):
     """
-    For a GPU, the compiler of PyTorch 2.11 searches from there, which gives wrong documents without a word, and makes no
-    code of searches by row.
+    For a GPU, the compiler of PyTorch 2.11 searches from there, which gives wrong documents without a word, and makes
+    no code of searches by row.
     """
     monkeypatch.setattr("modeling_concept.attention.kernels_run_on", lambda device: True)
     monkeypatch.setattr("modeling_concept.attention.has_range_kernels", lambda *kind: False)
