@@ -126,8 +126,8 @@ def segment_of(places: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
 
     int64 `[batch | 1, places]` in segments of `lengths` `[batch, D]`: int64 `[batch, places]`.
     """
-    # One search, with all rows end to end: for a GPU, the compiler of PyTorch 2.11 makes no code of a search by row for
-    # places that are the same in all rows.
+    # One search, with all rows end to end: for a GPU, the compiler of PyTorch 2.11 makes no code of a search by row
+    # for places that are the same in all rows.
     rows, number = lengths.shape
     row = torch.arange(rows, device=lengths.device).unsqueeze(1)
     whole = lengths.sum(dim=1, keepdim=True)
