@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from benchmarks.studies.keep import shared_runs, shares_run
-from evaluation_concept.files import draft, write_json
+from evaluation_concept.files import write_json, write_table
 from evaluation_concept.states import evenly
 from training_concept.data import encode_texts
 from training_concept.finetuning.kept import read_kept_task
@@ -72,7 +72,7 @@ def keep_text(selection: Selection, output: Path) -> dict[str, dict[str, int]]:
             raise ValueError(f"{selection.corpus}: no texts are left to hold out that are not trained on too")
     about = {}
     for name, texts in found.items():
-        _write(output / f"{name}.parquet", {"text": texts})
+        write_table(output / f"{name}.parquet", pa.table({"text": texts}))
         about[name] = {"documents": len(texts), "tokens": sum(map(len, encode_texts(texts, tokenizer)))}
     about["pairs"] = {"pairs": _keep_pairs(selection.tasks, output)}
     shutil.copytree(selection.tokenizer, output / TOKENIZER, dirs_exist_ok=True)
@@ -113,11 +113,5 @@ def _keep_pairs(tasks: Path, output: Path) -> int:
     assert examples.labels is not None
     first, second = ([*column] for column in examples.texts)
     scores = [float(label) for label in examples.labels]
-    _write(output / PAIRS_FILE, {"sentence1": first, "sentence2": second, "score": scores})
+    write_table(output / PAIRS_FILE, pa.table({"sentence1": first, "sentence2": second, "score": scores}))
     return len(scores)
-
-
-def _write(path: Path, columns: dict[str, list]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with draft(path) as draft_path:
-        pq.write_table(pa.table(columns), draft_path, compression="zstd", compression_level=19)

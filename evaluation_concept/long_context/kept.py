@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from evaluation_concept.files import draft
+from evaluation_concept.files import write_table
 from evaluation_concept.long_context.tasks import CLASSIFICATION, Example, Examples, Sources, Task
 
 SPLIT = "split"
@@ -45,12 +45,8 @@ def write_kept_documents(folder: Path, task: Task, examples: Examples, most_char
         for example in some
     ]
     schema = pa.schema([(SPLIT, pa.string()), *((field.name, TYPES[field.name]) for field in fields(Example))])
-    folder.mkdir(parents=True, exist_ok=True)
     path = kept_file(folder, task)
-    options: dict[str, Any] = {"compression": "zstd", "compression_level": 19}
-    with draft(path) as draft_path:
-        table = pa.Table.from_pylist(rows, schema)
-        pq.write_table(table, draft_path, dictionary_pagesize_limit=ONE_DICTIONARY, **options)
+    write_table(path, pa.Table.from_pylist(rows, schema), dictionary_pagesize_limit=ONE_DICTIONARY)
     return path
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from evaluation_concept.files import draft
+from evaluation_concept.files import write_table
 from evaluation_concept.tasks import Examples, Task, TaskData
 from training_concept.finetuning.package_tasks import PACKAGE_TASKS
 
@@ -22,10 +22,8 @@ def write_kept_task(folder: Path, data: TaskData) -> Path:
     splits: dict[str, Examples | None] = {TRAIN: data.train, task.selection_split or "": data.selection}
     splits |= data.evaluation
     tables = [_table(split, examples) for split, examples in splits.items() if examples]
-    folder.mkdir(parents=True, exist_ok=True)
     path = kept_file(folder, task.name)
-    with draft(path) as draft_path:
-        pq.write_table(pa.concat_tables(tables), draft_path, compression="zstd", compression_level=19)
+    write_table(path, pa.concat_tables(tables))
     return path
 
 
