@@ -21,7 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from evaluation_concept.errors import exit_code
 from modeling_concept import register_auto_classes
 from training_concept.arguments import ConceptTrainingArguments, DataArguments, ModelArguments, parse_arguments
-from training_concept.build import build_config, build_model, build_tokenizer, check_length
+from training_concept.build import build_config, build_model, build_tokenizer, check_length, note_length
 from training_concept.data import load_documents, training_texts
 from training_concept.logs import set_up_logging
 from training_concept.masking import MaskingCollator, build_collator
@@ -72,6 +72,8 @@ def main(arguments: Sequence[str]) -> dict[str, float]:
     documents, tokenizer = _load_texts(recipe, model_args, data_args, training_args)
     assert data_args.max_seq_length  # which texts and tokenizer have decided
     check_length(config, data_args.max_seq_length)
+    if training_args.do_train:
+        note_length(config, data_args.max_seq_length)
     set_seed(training_args.seed)
     model = build_model(model_args, config, tokenizer)
     with training_args.main_process_first():

@@ -166,7 +166,8 @@ class ConceptEncoderConfig(PreTrainedConfig):
     num_concepts (`int`, *optional*, defaults to 128):
         Number of rows of the concept table. Only with `concept_init="learned"`.
     position_embedding (`str`, *optional*, defaults to `"rope"`):
-        `"rope"` (any length) or `"learned"` (absolute, up to `max_position_embeddings`).
+        `"rope"` (any length; `max_position_embeddings` then says how long the longest rows of its training were) or
+        `"learned"` (absolute, up to `max_position_embeddings`).
     token_hidden_size (`int`, *optional*):
         Width of the token states. Defaults to `hidden_size`, the width of the concepts.
     token_intermediate_size (`int`, *optional*):

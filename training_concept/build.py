@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """From arguments to configuration, tokenizer and model: loaded from the Hub or disk, or made from scratch."""
 
+import math
 import re
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -18,6 +19,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import logging
 
 from configuration_concept import ConceptEncoderConfig
 from evaluation_concept.errors import naming
@@ -25,6 +27,8 @@ from training_concept.arguments import ModelArguments
 from training_concept.rows import LONGEST_DEFAULT_SEQUENCE
 from training_concept.run import check_weights
 from training_concept.tokenization import train_tokenizer
+
+logger = logging.get_logger(__name__)
 
 # Ids that a new model takes from its tokenizer, if its configuration has them.
 SPECIAL_IDS = ("pad_token_id", "cls_token_id", "sep_token_id", "mask_token_id")
@@ -141,15 +145,44 @@ def check_length(config: PreTrainedConfig, max_seq_length: int) -> None:
     Raises:
         ValueError: if the model has fewer positions than `max_seq_length`.
     """
-    has_any_length = getattr(config, "position_embedding", None) == "rope"
     limit = getattr(config, "max_position_embeddings", None)
     if limit and config.model_type in COUNTED_FROM_PADDING:
         limit -= (config.pad_token_id or 0) + 1
-    if limit and not has_any_length and max_seq_length > limit:
+    if limit and not _has_any_length(config) and max_seq_length > limit:
         raise ValueError(
             f"--max_seq_length {max_seq_length} is more than the {limit} positions of this model "
             "(max_position_embeddings)."
         )
+
+
+def note_length(config: PreTrainedConfig, max_seq_length: int) -> None:
+    """
+    Let the configuration of a concept encoder say how long the rows are that it is trained on, in place: as for other
+    models with rotary positions, by `max_position_embeddings`. Positions that are stretched know what they were.
+    """
+    if _rotates_as_trained(config):
+        config.max_position_embeddings = max(config.max_position_embeddings, max_seq_length)
+
+
+def advise_on_length(config: PreTrainedConfig, max_seq_length: int) -> None:
+    """Warn if texts may be longer than the rows that a concept encoder was trained on, and say what helps."""
+    if not _rotates_as_trained(config) or max_seq_length <= (trained := config.max_position_embeddings):
+        return
+    factor = math.ceil(max_seq_length / trained)
+    yarn = {"rope_type": "yarn", "factor": factor, "original_max_position_embeddings": trained}
+    overrides = ",".join(f"rope_parameters.{key}={value}" for key, value in yarn.items())
+    logger.warning_once(
+        f"--max_seq_length {max_seq_length}: the model was trained on rows of up to {trained} tokens, and places "
+        f"behind them are new to it. For long texts, stretch its positions: --config_overrides {overrides}"
+    )
+
+
+def _has_any_length(config: PreTrainedConfig) -> bool:
+    return getattr(config, "position_embedding", None) == "rope"
+
+
+def _rotates_as_trained(config: PreTrainedConfig) -> bool:
+    return _has_any_length(config) and config.rope_parameters["rope_type"] == "default"
 
 
 def _hub_options(args: ModelArguments) -> dict[str, Any]:

@@ -13,7 +13,14 @@ from evaluation_concept.errors import naming
 from modeling_concept import ConceptEncoderForMaskedLM, register_auto_classes
 from tests.modeling.tiny import tiny_config
 from training_concept.arguments import ModelArguments
-from training_concept.build import build_config, build_model, build_tokenizer, check_length
+from training_concept.build import (
+    advise_on_length,
+    build_config,
+    build_model,
+    build_tokenizer,
+    check_length,
+    note_length,
+)
 from training_concept.tokenization import train_tokenizer
 
 
@@ -114,6 +121,35 @@ def test_one_key_of_a_field_is_changed(checkpoint):
 def test_flags_that_do_not_go_together(fields, named):
     with pytest.raises(ValueError, match=named):
         ModelArguments(train_tokenizer_vocab_size=300, **fields)
+
+
+@pytest.mark.parametrize(
+    ("settings", "length", "known"),
+    [
+        ({}, 200, 200),
+        ({}, 32, 64),
+        ({"rope_parameters": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}}, 200, 64),
+        ({"position_embedding": "learned", "decoder_tokens": "none"}, 200, 64),
+    ],
+)
+def test_a_configuration_knows_the_longest_rows_of_its_training(settings, length, known):
+    config = tiny_config(max_position_embeddings=64, **settings)
+    note_length(config, length)
+    assert config.max_position_embeddings == known
+
+
+def test_who_reads_longer_texts_than_those_of_training_is_told_what_helps(checkpoint, report):
+    advise_on_length(start(checkpoint).config, 512)
+    assert not report.text
+    advise_on_length(start(checkpoint).config, 2000)
+    assert "rows of up to 512 tokens" in report.text
+    overrides = report.text.split("--config_overrides ")[1].split()[0]
+    report.clear()
+    model = start(checkpoint, overrides)
+    assert model.config.rope_parameters["factor"] == 4
+    advise_on_length(model.config, 2000)
+    advise_on_length(BertConfig(), 2000)
+    assert not report.text
 
 
 @pytest.mark.parametrize("kind", [RobertaConfig, LongformerConfig, MPNetConfig, BertConfig])

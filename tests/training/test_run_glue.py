@@ -198,11 +198,12 @@ def test_readouts_are_settings(tmp_path, checkpoint, glue, readout):
 
 def test_the_ways_around_the_concepts_are_settings(tmp_path, checkpoint, glue):
     settings = {"task_name": ["sst2"], "dataset_name": glue, "baselines": False, "max_steps": 1}
-    overrides = "decoder_query=token+position"
+    overrides = "decoder_query=token+position,max_position_embeddings=16"
     changes = {"decoder_tokens": "none", "classifier_token_residual": True, "config_overrides": overrides}
     run(checkpoint, tmp_path / "out", **settings, **changes)
     config = AutoConfig.from_pretrained(tmp_path / "out")
     assert (config.family, config.classifier_token_residual) == ("bottleneck", True)
+    assert config.max_position_embeddings == 32  # --max_seq_length
 
 
 def test_padding_to_one_length_changes_no_score(tmp_path, bert, glue):

@@ -15,7 +15,7 @@ from tokenizers.pre_tokenizers import Split
 from transformers import AutoModelForMaskedLM, PreTrainedTokenizerFast
 
 import run_mlm
-from tests.training.tiny_run import BERT, arguments, logged, record_batches, settings, train, write_text
+from tests.training.tiny_run import BERT, CONCEPT, arguments, logged, record_batches, settings, train, write_text
 from training_concept import arguments as arguments_module
 from training_concept.arguments import ConceptTrainingArguments, ModelArguments, computes_in_bf16, parse_arguments
 from training_concept.build import build_config, build_model
@@ -46,6 +46,13 @@ def test_a_run_leaves_a_whole_folder(finished):
     written = {name: json.loads((output / f"{name}_results.json").read_text()) for name in ("train", "eval", "all")}
     assert written["all"] == written["train"] | written["eval"] == metrics
     assert not [name for name in files if name.startswith(".")]
+
+
+def test_a_model_says_how_long_its_rows_were(tmp_path):
+    shorter = CONCEPT["config_overrides"] + ",max_position_embeddings=16"
+    train(tmp_path, max_steps=1, do_eval=False, config_overrides=shorter)
+    config = json.loads((tmp_path / "out" / "config.json").read_text(encoding="utf-8"))
+    assert config["max_position_embeddings"] == 64
 
 
 def test_the_results_stand_beside_those_of_baselines(finished):

@@ -19,7 +19,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase, set_seed
 from evaluation_concept.errors import FinishedRunError
 from evaluation_concept.files import draft, weights_digest, write_json
 from evaluation_concept.tasks import Examples, Task
-from training_concept.build import train_only
+from training_concept.build import note_length, train_only
 from training_concept.finetuning.arguments import (
     SWEPT,
     ClassifierArguments,
@@ -141,6 +141,8 @@ class FineTuner:
             if cell.keep is None or _holds_model_of(cell.folder, cell.keep):
                 return read_cell(cell.folder)
             args.overwrite_output_dir, checkpoint = True, None
+        if cell.train is not None:
+            note_length(config, self.options.max_seq_length)
         trainer = self._build_trainer(task, cell, model_args, config, order, args)
         trainer.accelerator.wait_for_everyone()
         if trainer.is_world_process_zero():

@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from evaluation_concept.tasks import Task, normalise
-from training_concept.build import build_config, build_tokenizer, check_length, fit_config
+from training_concept.build import advise_on_length, build_config, build_tokenizer, check_length, fit_config
 from training_concept.finetuning.arguments import ClassifierArguments
 from training_concept.run import check_weights
 
@@ -42,6 +42,8 @@ def classifier_config(args: ClassifierArguments, task: Task, max_seq_length: int
         raise ValueError(f"--{lacking[0]} is for concept encoders, and this is a {config.model_type} model.")
     config = type(config).from_dict(config.to_dict() | changes)
     check_length(config, max_seq_length)
+    if args.model_name_or_path:
+        advise_on_length(config, max_seq_length)
     names = label_names(config, task) or ("score",)
     config.id2label = dict(enumerate(names))
     config.label2id = {name: number for number, name in enumerate(names)}
