@@ -11,13 +11,9 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from huggingface_hub.utils import WeakFileLock
 
 LOCK_FILE, LOCK_SECONDS = ".lock", 0.1
-# Files of this level are a fifth larger than those of the highest, 19, and written in a tenth of the time.
-COMPRESSION = {"compression": "zstd", "compression_level": 12}
 
 
 @contextmanager
@@ -70,23 +66,6 @@ def make_room(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryFile(dir=path.parent):
         pass
-
-
-def write_table(path: Path, table: pa.Table, **options: Any) -> None:
-    """
-    Write a table to a Parquet file that is to travel, as a whole or not at all, in place of one that is there.
-
-    Args:
-        path: of the file, whose folder is made.
-        table: what it is to hold.
-        options: others of `pyarrow.parquet.write_table`.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with draft(path) as draft_path:
-        pq.write_table(table, draft_path, **COMPRESSION, **options)
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

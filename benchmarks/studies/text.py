@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from benchmarks.studies.keep import shared_runs, shares_run
-from evaluation_concept.files import write_json, write_table
+from evaluation_concept.files import write_json
+from evaluation_concept.parquet import write_table
 from evaluation_concept.states import evenly
 from training_concept.data import encode_texts
 from training_concept.finetuning.kept import read_kept_task

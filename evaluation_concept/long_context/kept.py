@@ -9,8 +9,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from evaluation_concept.files import write_table
 from evaluation_concept.long_context.tasks import CLASSIFICATION, Example, Examples, Sources, Task
+from evaluation_concept.parquet import write_table
 
 SPLIT = "split"
 STRINGS, PLACES = pa.list_(pa.string()), pa.list_(pa.int64())

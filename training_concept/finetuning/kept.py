@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from evaluation_concept.files import write_table
+from evaluation_concept.parquet import write_table
 from evaluation_concept.tasks import Examples, Task, TaskData
 from training_concept.finetuning.package_tasks import PACKAGE_TASKS
 
