@@ -155,13 +155,14 @@ def check_length(config: PreTrainedConfig, max_seq_length: int) -> None:
         )
 
 
-def note_length(config: PreTrainedConfig, max_seq_length: int) -> None:
+def note_length(config: PreTrainedConfig, length: int) -> None:
     """
-    Let the configuration of a concept encoder say how long the rows are that it is trained on, in place: as for other
-    models with rotary positions, by `max_position_embeddings`. Positions that are stretched know what they were.
+    Let the configuration of a concept encoder say that it is trained on rows of `length` tokens, in place: by
+    `max_position_embeddings`, as for other models with rotary positions. Positions that are stretched know what they
+    were.
     """
     if _rotates_as_trained(config):
-        config.max_position_embeddings = max(config.max_position_embeddings, max_seq_length)
+        config.max_position_embeddings = max(config.max_position_embeddings, length)
 
 
 def advise_on_length(config: PreTrainedConfig, max_seq_length: int) -> None:

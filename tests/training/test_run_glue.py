@@ -167,10 +167,13 @@ def test_own_files_make_a_task_and_a_model_that_loads(tmp_path, checkpoint):
         "validation_file": write_rows(tmp_path / "dev.jsonl", own_rows(9)),
         "test_file": write_rows(tmp_path / "unlabelled.jsonl", [{"review": "good text"}, {"review": "bad text"}]),
     }
-    run(checkpoint, tmp_path / "out", do_predict=True, **files)
+    run(checkpoint, tmp_path / "out", do_predict=True, config_overrides="max_position_embeddings=2", **files)
     lines = (tmp_path / "out" / "submission" / "unlabelled.tsv").read_text().splitlines()
     assert [line.split("\t")[0] for line in lines] == ["index", "0", "1"]
-    assert pipeline("text-classification", model=str(tmp_path / "out"))("good text")[0]["label"] in ("no", "yes")
+    classify = pipeline("text-classification", model=str(tmp_path / "out"))
+    assert classify("good text")[0]["label"] in ("no", "yes")
+    longest = max(len(classify.tokenizer(row["review"])["input_ids"]) for row in own_rows(20))
+    assert classify.model.config.max_position_embeddings == longest
 
 
 def test_numbers_with_a_fraction_make_a_regression(tmp_path, bert):
@@ -198,12 +201,11 @@ def test_readouts_are_settings(tmp_path, checkpoint, glue, readout):
 
 def test_the_ways_around_the_concepts_are_settings(tmp_path, checkpoint, glue):
     settings = {"task_name": ["sst2"], "dataset_name": glue, "baselines": False, "max_steps": 1}
-    overrides = "decoder_query=token+position,max_position_embeddings=16"
+    overrides = "decoder_query=token+position"
     changes = {"decoder_tokens": "none", "classifier_token_residual": True, "config_overrides": overrides}
     run(checkpoint, tmp_path / "out", **settings, **changes)
     config = AutoConfig.from_pretrained(tmp_path / "out")
     assert (config.family, config.classifier_token_residual) == ("bottleneck", True)
-    assert config.max_position_embeddings == 32  # --max_seq_length
 
 
 def test_padding_to_one_length_changes_no_score(tmp_path, bert, glue):

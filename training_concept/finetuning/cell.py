@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as compute
 import torch
 from datasets import Dataset
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase, set_seed
@@ -141,8 +142,6 @@ class FineTuner:
             if cell.keep is None or _holds_model_of(cell.folder, cell.keep):
                 return read_cell(cell.folder)
             args.overwrite_output_dir, checkpoint = True, None
-        if cell.train is not None:
-            note_length(config, self.options.max_seq_length)
         trainer = self._build_trainer(task, cell, model_args, config, order, args)
         trainer.accelerator.wait_for_everyone()
         if trainer.is_world_process_zero():
@@ -288,6 +287,7 @@ class FineTuner:
         rows_per_step = trainer.args.train_batch_size * trainer.args.world_size
         if trainer.args.dataloader_drop_last and len(trainer.train_dataset) < rows_per_step:
             raise ValueError(f"--dataloader_drop_last drops all {len(trainer.train_dataset)} training examples.")
+        note_length(trainer.model.config, _longest(trainer.train_dataset))
         metrics = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None).metrics
         if was_stopped(trainer.state):
             raise InterruptedError(
@@ -339,6 +339,11 @@ def _seldom_set(args: FineTuningArguments) -> dict[str, Any]:
     # Cells of before this was so are not to be read: their answers belong to other examples.
     in_order = {"scored_in_order": True} if args.train_sampling_strategy == "group_by_length" else {}
     return found | in_order
+
+
+def _longest(rows: Dataset) -> int:
+    """Tokens of the longest row."""
+    return compute.max(compute.list_value_length(rows.data["input_ids"])).as_py()
 
 
 def _holds_model_of(folder: Path, kept: Path) -> bool:
