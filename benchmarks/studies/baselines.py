@@ -50,9 +50,8 @@ def document_baselines(names: Iterable[str], package_dir: Path, tokenizer_name: 
         parts = documents.split_parts(task, task.load(sources), None, None)
         scored = [example for part in parts for example in part.scored]
         found = documents.run_baselines(task, parts, tokenizer)
-        names = [example.id for example in scored]
         right = {example.id: example.label or "" for example in scored}
-        systems = {system: [dict(zip(names, run, strict=True)) for run in runs] for system, runs in found.items()}
+        systems = {system: [dict(zip(right, run, strict=True)) for run in runs] for system, runs in found.items()}
         yield _record(task.name, Predictions.of_answers(right, systems))
 
 

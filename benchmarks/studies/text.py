@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from benchmarks.studies.keep import shared_runs, shares_run
 from evaluation_concept.files import write_json
-from evaluation_concept.parquet import write_table
+from evaluation_concept.parquet import FOR_TRAVEL, write_table
 from evaluation_concept.states import evenly
 from training_concept.data import encode_texts
 from training_concept.finetuning.kept import read_kept_task
@@ -73,7 +73,7 @@ def keep_text(selection: Selection, output: Path) -> dict[str, dict[str, int]]:
             raise ValueError(f"{selection.corpus}: no texts are left to hold out that are not trained on too")
     about = {}
     for name, texts in found.items():
-        write_table(output / f"{name}.parquet", pa.table({"text": texts}))
+        write_table(output / f"{name}.parquet", pa.table({"text": texts}), compression_level=FOR_TRAVEL)
         about[name] = {"documents": len(texts), "tokens": sum(map(len, encode_texts(texts, tokenizer)))}
     about["pairs"] = {"pairs": _keep_pairs(selection.tasks, output)}
     shutil.copytree(selection.tokenizer, output / TOKENIZER, dirs_exist_ok=True)
@@ -114,5 +114,6 @@ def _keep_pairs(tasks: Path, output: Path) -> int:
     assert examples.labels is not None
     first, second = ([*column] for column in examples.texts)
     scores = [float(label) for label in examples.labels]
-    write_table(output / PAIRS_FILE, pa.table({"sentence1": first, "sentence2": second, "score": scores}))
+    table = pa.table({"sentence1": first, "sentence2": second, "score": scores})
+    write_table(output / PAIRS_FILE, table, compression_level=FOR_TRAVEL)
     return len(scores)

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from evaluation_concept.long_context.tasks import CLASSIFICATION, Example, Examples, Sources, Task
-from evaluation_concept.parquet import write_table
+from evaluation_concept.parquet import FOR_TRAVEL, write_table
 
 SPLIT = "split"
 STRINGS, PLACES = pa.list_(pa.string()), pa.list_(pa.int64())
@@ -46,7 +46,8 @@ def write_kept_documents(folder: Path, task: Task, examples: Examples, most_char
     ]
     schema = pa.schema([(SPLIT, pa.string()), *((field.name, TYPES[field.name]) for field in fields(Example))])
     path = kept_file(folder, task)
-    write_table(path, pa.Table.from_pylist(rows, schema), dictionary_pagesize_limit=ONE_DICTIONARY)
+    options = {"compression_level": FOR_TRAVEL, "dictionary_pagesize_limit": ONE_DICTIONARY}
+    write_table(path, pa.Table.from_pylist(rows, schema), **options)
     return path
 
 

@@ -19,8 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from evaluation_concept.files import draft
 from evaluation_concept.long_context.tasks import CLASSIFICATION, Example, Examples, Sources, Task
+from evaluation_concept.parquet import write_table
 
 logger = logging.getLogger(__name__)
 
@@ -169,9 +169,7 @@ def _read(path: Path) -> dict[str, list[tuple[str, str]]]:
 
 def _write(path: Path, splits: dict[str, list[tuple[str, str]]]) -> None:
     rows = [{"split": split, "text": text, "value": value} for split, pairs in splits.items() for text, value in pairs]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with draft(path) as draft_path:
-        pq.write_table(pa.Table.from_pylist(rows), draft_path, compression="zstd")
+    write_table(path, pa.Table.from_pylist(rows))
 
 
 TASKS = (Task("lra_listops", "lra", CLASSIFICATION, "accuracy", load, labels=DIGITS, tokenizer="listops"),)

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import yaml
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from evaluation_concept.files import write_json
+from evaluation_concept.parquet import write_table
 from training_concept.corpus.exclusions import MANIFEST, Exclusion, OverlapIndex, index_exclusions, read_manifest
 from training_concept.corpus.extract import is_prose, paragraph_key
 from training_concept.corpus.fetch import PARTS, Package, PackageCache, missing_tools
@@ -279,10 +279,7 @@ def _write_split(path: Path, rows: list[tuple[str, str]], source: str) -> None:
         return
     texts, ids = zip(*rows, strict=True)
     table = pa.table({"text": texts, "id": ids, "source": [source] * len(rows)}, schema=SCHEMA)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    pq.write_table(table, draft, compression="zstd")
-    draft.replace(path)
+    write_table(path, table)
 
 
 def _write_recipe(output_dir: Path, built: Iterable[str]) -> None:

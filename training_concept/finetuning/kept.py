@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from evaluation_concept.parquet import write_table
+from evaluation_concept.parquet import FOR_TRAVEL, write_table
 from evaluation_concept.tasks import Examples, Task, TaskData
 from training_concept.finetuning.package_tasks import PACKAGE_TASKS
 
@@ -23,7 +23,7 @@ def write_kept_task(folder: Path, data: TaskData) -> Path:
     splits |= data.evaluation
     tables = [_table(split, examples) for split, examples in splits.items() if examples]
     path = kept_file(folder, task.name)
-    write_table(path, pa.concat_tables(tables))
+    write_table(path, pa.concat_tables(tables), compression_level=FOR_TRAVEL)
     return path
 
 
