@@ -33,6 +33,9 @@ logger = logging.get_logger(__name__)
 # Ids that a new model takes from its tokenizer, if its configuration has them.
 SPECIAL_IDS = ("pad_token_id", "cls_token_id", "sep_token_id", "mask_token_id")
 
+# Rotary positions that are stretched to a length; others a checkpoint has for reasons of its own.
+ADAPTED_ROTATIONS = ("default", "yarn")
+
 # Models after RoBERTa, whose first position has the number behind that of the padding token.
 COUNTED_FROM_PADDING = (
     *("roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "camembert", "data2vec-text", "longformer"),
@@ -165,17 +168,52 @@ def note_length(config: PreTrainedConfig, length: int) -> None:
         config.max_position_embeddings = max(config.max_position_embeddings, length)
 
 
+def adapt_to_length(config: PreTrainedConfig, length: int) -> PreTrainedConfig:
+    """
+    The configuration of a concept encoder for texts of up to `length` tokens, if it was trained on shorter ones:
+    positions stretched by as much as that (YaRN, arXiv 2309.00071), so that the farthest places are no farther apart
+    than any of training, and as many tokens to a concept as there. Positions that are stretched otherwise stay so.
+
+    Raises:
+        ValueError: another model, or one without rotary positions.
+    """
+    if not _has_any_length(config):
+        raise ValueError(
+            "--adapt_to_length is for concept encoders with rotary positions, and this is a "
+            f"{config.model_type} model."
+        )
+    changes = _stretched_positions(config, length) | _further_concepts(config, length)
+    return type(config).from_dict(config.to_dict() | changes)
+
+
 def advise_on_length(config: PreTrainedConfig, max_seq_length: int) -> None:
     """Warn if texts may be longer than the rows that a concept encoder was trained on, and say what helps."""
-    if not _rotates_as_trained(config) or max_seq_length <= (trained := config.max_position_embeddings):
+    if not _has_any_length(config):
         return
-    factor = math.ceil(max_seq_length / trained)
+    is_far = _rotates_as_trained(config) and _stretched_positions(config, max_seq_length)
+    if is_far or _further_concepts(config, max_seq_length):
+        logger.warning_once(
+            f"--max_seq_length {max_seq_length}: the model was trained on rows of up to "
+            f"{config.max_position_embeddings} tokens. Places behind them, unless they are stretched, and concepts "
+            "that stand for more tokens are new to it. For long texts, --adapt_to_length keeps both as they were."
+        )
+
+
+def _stretched_positions(config: PreTrainedConfig, length: int) -> dict[str, Any]:
+    """What stretches the positions of training to `length`."""
+    trained, rotations = config.max_position_embeddings, config.rope_parameters
+    if length <= trained or rotations["rope_type"] not in ADAPTED_ROTATIONS:
+        return {}
+    factor = float(math.ceil(length / trained))
     yarn = {"rope_type": "yarn", "factor": factor, "original_max_position_embeddings": trained}
-    overrides = ",".join(f"rope_parameters.{key}={value}" for key, value in yarn.items())
-    logger.warning_once(
-        f"--max_seq_length {max_seq_length}: the model was trained on rows of up to {trained} tokens, and places "
-        f"behind them are new to it. For long texts, stretch its positions: --config_overrides {overrides}"
-    )
+    return {"rope_parameters": rotations | yarn}
+
+
+def _further_concepts(config: PreTrainedConfig, length: int) -> dict[str, Any]:
+    """What leaves `concept_ratio` tokens to a concept in texts of `length`, if that is what training had."""
+    trained, most = (math.ceil(it / config.concept_ratio) for it in (config.max_position_embeddings, length))
+    is_new = config.concept_init == "anchored" and trained <= config.max_concepts < most
+    return {"max_concepts": most} if is_new else {}
 
 
 def _has_any_length(config: PreTrainedConfig) -> bool:

@@ -14,6 +14,7 @@ from modeling_concept import ConceptEncoderForMaskedLM, register_auto_classes
 from tests.modeling.tiny import tiny_config
 from training_concept.arguments import ModelArguments
 from training_concept.build import (
+    adapt_to_length,
     advise_on_length,
     build_config,
     build_model,
@@ -21,6 +22,7 @@ from training_concept.build import (
     check_length,
     note_length,
 )
+from training_concept.finetuning.arguments import ClassifierArguments
 from training_concept.tokenization import train_tokenizer
 
 
@@ -138,18 +140,71 @@ def test_a_configuration_knows_the_longest_rows_of_its_training(settings, length
     assert config.max_position_embeddings == known
 
 
-def test_who_reads_longer_texts_than_those_of_training_is_told_what_helps(checkpoint, report):
-    advise_on_length(start(checkpoint).config, 512)
-    assert not report.text
-    advise_on_length(start(checkpoint).config, 2000)
-    assert "rows of up to 512 tokens" in report.text
-    overrides = report.text.split("--config_overrides ")[1].split()[0]
-    report.clear()
-    model = start(checkpoint, overrides)
-    assert model.config.rope_parameters["factor"] == 4
-    advise_on_length(model.config, 2000)
+def test_who_reads_longer_texts_than_those_of_training_is_told_what_helps(report):
+    config = tiny_config(max_position_embeddings=64)
+    advise_on_length(config, 64)
     advise_on_length(BertConfig(), 2000)
     assert not report.text
+    advise_on_length(config, 250)
+    assert "rows of up to 64 tokens" in report.text
+    assert "--adapt_to_length" in report.text
+    report.clear()
+    advise_on_length(adapt_to_length(config, 250), 250)
+    assert not report.text
+
+
+def test_positions_are_stretched_by_as_much_as_a_length_needs():
+    config = tiny_config(max_position_embeddings=64)
+    assert adapt_to_length(config, 64).to_dict() == config.to_dict()
+    adapted = adapt_to_length(config, 250)
+    yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
+    assert adapted.rope_parameters == config.rope_parameters | yarn
+    assert adapted.max_position_embeddings == 64
+    # From one length to the next, and no further than asked for.
+    assert adapt_to_length(adapted, 700).rope_parameters["factor"] == 11
+    assert adapt_to_length(adapt_to_length(config, 700), 250).rope_parameters == adapted.rope_parameters
+    with pytest.raises(ValueError, match="this is a bert model"):
+        adapt_to_length(BertConfig(), 64)
+
+
+@pytest.mark.parametrize(
+    "rotations",
+    [
+        {"rope_type": "linear", "factor": 2.0},
+        {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16},
+    ],
+)
+def test_positions_that_training_had_stay_within_its_length(rotations):
+    config = tiny_config(max_position_embeddings=64, rope_parameters=rotations)
+    assert adapt_to_length(config, 64).rope_parameters == config.rope_parameters
+
+
+def test_positions_that_are_stretched_otherwise_stay_so():
+    config = tiny_config(max_position_embeddings=64, rope_parameters={"rope_type": "linear", "factor": 2.0})
+    assert adapt_to_length(config, 640).rope_parameters == config.rope_parameters
+
+
+@pytest.mark.parametrize(
+    ("ratio", "most", "length", "adapted"),
+    [
+        (4, 16, 64, 16),
+        (4, 16, 65, 17),
+        (4, 16, 640, 160),
+        (4, 200, 640, 200),
+        (16, 16, 256, 16),
+        (16, 16, 640, 40),
+        # Concepts of training stood for more tokens, and for differently many.
+        (2, 16, 640, 16),
+    ],
+)
+def test_concepts_of_longer_texts_stand_for_as_many_tokens_as_in_training(ratio, most, length, adapted):
+    config = tiny_config(max_position_embeddings=64, concept_ratio=ratio, max_concepts=most)
+    assert adapt_to_length(config, length).max_concepts == adapted
+
+
+def test_a_new_model_has_no_length_to_be_adapted_from():
+    with pytest.raises(ValueError, match="--adapt_to_length goes with"):
+        ClassifierArguments(preset="nano", tokenizer_name="x", adapt_to_length=True)
 
 
 @pytest.mark.parametrize("kind", [RobertaConfig, LongformerConfig, MPNetConfig, BertConfig])

@@ -104,6 +104,7 @@ def test_a_query_and_its_document_are_told_apart(checkpoint, tmp_path):
         ({"task_name": ["ruler_multi_key"]}, "classifies documents, and ruler_multi_key asks for something else"),
         ({"seeds": [1, 2]}, "--seeds has no meaning with --frozen_encoder"),
         ({"readout": "concepts"}, "--readout has no meaning"),
+        ({"adapt_to_length": True}, "--adapt_to_length has no meaning"),
         ({"pad_to_max_length": True}, "--pad_to_max_length has no meaning"),
         ({"config_overrides": "concept_ratio=8"}, "--config_overrides has no meaning"),
         ({"do_train": False}, "--frozen_encoder fits a classifier: ask for --do_train"),

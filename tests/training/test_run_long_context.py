@@ -339,6 +339,26 @@ def test_each_length_has_its_learning_rate(tmp_path):
     assert all(torch.equal(value, last[name]) for name, value in first.items())
 
 
+def test_each_length_has_positions_and_concepts_that_are_adapted_to_it(tmp_path):
+    """Also where training goes on from a length before."""
+    reader = write_reader(tmp_path / "reader")
+    path = Path(reader) / "config.json"
+    config = json.loads(path.read_text()) | {"max_position_embeddings": 64, "concept_ratio": 8, "max_concepts": 8}
+    path.write_text(json.dumps(config))
+    settings = {"task_name": ["ruler_needle"], "length_curriculum": [64, 128], "max_seq_length": 512, "seeds": [1]}
+    run(reader, tmp_path / "out", adapt_to_length=True, first_tokens_ablation=False, **settings, **FEW)
+    cells = tmp_path / "out" / "cells" / "ruler_needle" / "model" / "seed-1"
+    models = [
+        cells / "length-64" / "model",
+        cells / "length-128" / "model",
+        tmp_path / "out" / "models" / "ruler_needle",
+    ]
+    found = [json.loads((model / "config.json").read_text()) for model in models]
+    assert [each["rope_parameters"].get("factor") for each in found] == [None, 2.0, 8.0]
+    assert [each["max_concepts"] for each in found] == [8, 16, 64]
+    assert {each["max_position_embeddings"] for each in found} == {64}
+
+
 @pytest.mark.parametrize("task", ["scrolls_contract_nli", "scrolls_qasper"])
 def test_all_batches_have_one_length_if_asked(tmp_path, checkpoint, benchmarks, monkeypatch, task):
     """As one graph of a compiler wants; whether classes or places are asked for."""

@@ -58,6 +58,19 @@ class ClassifierArguments(ModelArguments):
             "concepts alone (none). Overrides the configuration."
         },
     )
+    adapt_to_length: bool = field(
+        default=False,
+        metadata={
+            "help": "Concept encoder only: for texts that are longer than those that the checkpoint was trained on, "
+            "whether its positions are stretched (YaRN), at each length by as much as it needs, and whether it gets "
+            "more concepts, so that each stands for as many tokens as before."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.adapt_to_length and not self.model_name_or_path:
+            raise ValueError("--adapt_to_length goes with --model_name_or_path: a new model was trained at no length.")
 
 
 @dataclass

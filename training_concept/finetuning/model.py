@@ -16,7 +16,14 @@ from transformers import (
 )
 
 from evaluation_concept.tasks import Task, normalise
-from training_concept.build import advise_on_length, build_config, build_tokenizer, check_length, fit_config
+from training_concept.build import (
+    adapt_to_length,
+    advise_on_length,
+    build_config,
+    build_tokenizer,
+    check_length,
+    fit_config,
+)
 from training_concept.finetuning.arguments import ClassifierArguments
 from training_concept.run import check_weights
 
@@ -41,6 +48,8 @@ def classifier_config(args: ClassifierArguments, task: Task, max_seq_length: int
     if lacking := [name for name in changes if not hasattr(config, name)]:
         raise ValueError(f"--{lacking[0]} is for concept encoders, and this is a {config.model_type} model.")
     config = type(config).from_dict(config.to_dict() | changes)
+    if args.adapt_to_length:
+        config = adapt_to_length(config, max_seq_length)
     check_length(config, max_seq_length)
     if args.model_name_or_path:
         advise_on_length(config, max_seq_length)

@@ -51,6 +51,7 @@ def check_frozen(
         "--compare": options.compare,
         "--config_overrides": model_args.config_overrides,
         "--readout": model_args.readout,
+        "--adapt_to_length": model_args.adapt_to_length,
         "--push_to_hub": args.push_to_hub,
     }
     if given := [flag for flag, value in meaningless.items() if value]:
