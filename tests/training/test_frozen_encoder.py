@@ -4,6 +4,7 @@
 
 import json
 import random
+import shutil
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -86,6 +87,25 @@ def test_what_stands_behind_the_cut_is_not_read(checkpoint, speeches, tmp_path):
     assert scores[0] > scores[1] + 10
 
 
+def test_an_encoder_is_adapted_to_the_length_of_the_documents(checkpoint, speeches, tmp_path, monkeypatch):
+    adapted, encode = [], frozen.encode
+    shutil.copytree(checkpoint, short := tmp_path / "short")
+    config = json.loads((short / "config.json").read_text())
+    (short / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 32}))
+
+    def watched(model: Any, *args: Any, **options: Any) -> Any:
+        adapted.append(model.config.rope_parameters)
+        return encode(model, *args, **options)
+
+    monkeypatch.setattr(frozen, "encode", watched)
+    for adapts in (True, False):
+        settings = {"adapt_to_length": adapts, "max_seq_length": 128, "baselines": False}
+        run(short, tmp_path / f"out_{adapts}", package_dir=speeches, **settings)
+    assert adapted[0]["rope_type"] == "yarn"
+    assert adapted[0]["factor"] == 4
+    assert adapted[-1]["rope_type"] == "default"
+
+
 def test_a_query_and_its_document_are_told_apart(checkpoint, tmp_path):
     """Contracts ask the same of every document here: only these tell."""
     benchmarks = write_scrolls(tmp_path / "benchmarks", ("contract_nli",), rows=12)
@@ -104,7 +124,6 @@ def test_a_query_and_its_document_are_told_apart(checkpoint, tmp_path):
         ({"task_name": ["ruler_multi_key"]}, "classifies documents, and ruler_multi_key asks for something else"),
         ({"seeds": [1, 2]}, "--seeds has no meaning with --frozen_encoder"),
         ({"readout": "concepts"}, "--readout has no meaning"),
-        ({"adapt_to_length": True}, "--adapt_to_length has no meaning"),
         ({"pad_to_max_length": True}, "--pad_to_max_length has no meaning"),
         ({"config_overrides": "concept_ratio=8"}, "--config_overrides has no meaning"),
         ({"do_train": False}, "--frozen_encoder fits a classifier: ask for --do_train"),

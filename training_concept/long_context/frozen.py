@@ -18,6 +18,7 @@ from evaluation_concept.encode import find_device, load_encoder
 from evaluation_concept.long_context.tasks import CLASSIFICATION, Task
 from evaluation_concept.states import random_encoder
 from modeling_concept.encoding import encode
+from training_concept.build import adapt_to_length, build_config
 from training_concept.finetuning.arguments import ClassifierArguments, FineTuningArguments
 from training_concept.finetuning.cell import Cell, CellResult
 from training_concept.long_context.arguments import LongContextArguments
@@ -51,7 +52,6 @@ def check_frozen(
         "--compare": options.compare,
         "--config_overrides": model_args.config_overrides,
         "--readout": model_args.readout,
-        "--adapt_to_length": model_args.adapt_to_length,
         "--push_to_hub": args.push_to_hub,
     }
     if given := [flag for flag, value in meaningless.items() if value]:
@@ -93,13 +93,15 @@ class FrozenTuner(DocumentTuner):
     @cached_property
     def encoder(self) -> PreTrainedModel:
         """
-        The encoder.
+        The encoder, adapted to the length of the documents if that is asked for.
 
         Raises:
             ValueError, OSError: as `load_encoder`.
         """
         args, device = self.model_args, find_device("cpu" if self.training_args.use_cpu else None)
         options = {"revision": args.model_revision, "attn_implementation": args.attn_implementation}
+        if args.adapt_to_length:
+            options["config"] = adapt_to_length(build_config(args), self.options.max_seq_length)
         dtype = torch.bfloat16 if self.training_args.bf16 else torch.float32
         encoder = load_encoder(str(args.model_name_or_path), args.trust_remote_code, dtype=dtype, **options).to(device)
         return random_encoder(encoder, self.training_args.seed) if self.fresh else encoder
