@@ -23,7 +23,7 @@ from typing import NamedTuple
 import torch
 from transformers import PreTrainedModel
 
-from modeling_concept.attention import ConceptBlock, Segments, _varlen_kernel
+from modeling_concept.attention import ConceptBlock, Segments, varlen_kernel
 from modeling_concept.concepts import Concepts
 from modeling_concept.modeling_concept import ConceptEncoder, ConceptEncoderOutput
 from modeling_concept.tokens import TokenLayout, check_inputs, dropped_tokens
@@ -76,7 +76,7 @@ def _read_by_kernel(
     query, key, value = (states.transpose(0, 1).contiguous() for states in (query, key, value))
     lengths = query.shape[0], key.shape[0]
     starts, key_starts = (torch.tensor([0, n], dtype=torch.int32, device=query.device) for n in lengths)
-    output, log_sum = _varlen_kernel(query, key, value, Segments(starts, key_starts, *lengths), scaling)
+    output, log_sum = varlen_kernel(query, key, value, Segments(starts, key_starts, *lengths), scaling)
     return output.transpose(0, 1).float(), log_sum.float()
 
 
@@ -224,7 +224,7 @@ def encode_in_chunks(
     states, update = concepts.states, None
     iterations = encoder.config.num_iterations
     for i in range(iterations):
-        states = _restart(encoder, concepts.states, states, i)
+        states = encoder.restart(concepts.states, states, i)
         for stage in range(encoder.config.num_stages):
             states = _read(encoder, stage, concepts._replace(states=states), document.chunks(update))
             states = _think(encoder, stage, concepts._replace(states=states), document)
@@ -352,15 +352,8 @@ def _anchor(document: ChunkedDocument, ratio: int | None) -> Concepts:
 
 
 def _stem(encoder: ConceptEncoder, chunk: Chunk) -> torch.Tensor:
-    _, _, mixing = encoder._surroundings(chunk.states, chunk.layout)
-    return encoder._mix(chunk.states, encoder.token_blocks, mixing)
-
-
-def _restart(encoder: ConceptEncoder, first: torch.Tensor, states: torch.Tensor, iteration: int) -> torch.Tensor:
-    """Where an iteration of the core starts from."""
-    if encoder.iterations is None:
-        return states
-    return first + encoder.iterations[min(iteration, len(encoder.iterations) - 1)] + states * (iteration > 0)
+    _, _, mixing = encoder.surroundings(chunk.states, chunk.layout)
+    return encoder.mix(chunk.states, encoder.token_blocks, mixing)
 
 
 def _read(
@@ -375,7 +368,7 @@ def _read(
     attention, width = block.attention, block.attention.head_dim
     query = attention.q_proj(block.attention_norm(concepts.states)).unflatten(-1, (-1, width))
     rotation = encoder.rotate(concepts.states, concepts.positions)
-    query = attention._place(query, attention.q_norm, rotation, query.dtype)[0].transpose(0, 1)
+    query = attention.place(query, attention.q_norm, rotation, query.dtype)[0].transpose(0, 1)
     for chunk in chunks:
         key, value = _keys_and_values(encoder, block, chunk)
         running.add(query, key, value, attention.scaling)
@@ -389,38 +382,30 @@ def _keys_and_values(encoder: ConceptEncoder, block: ConceptBlock, chunk: Chunk)
     attention, tokens = block.attention, chunk.states[:, chunk.inner]
     both = attention.kv_proj(block.key_norm(tokens)).unflatten(-1, (2, -1, attention.head_dim))
     key, value = both.unbind(dim=-3)
-    key = attention._place(key, attention.k_norm, encoder.rotate(tokens, chunk.positions), value.dtype)
+    key = attention.place(key, attention.k_norm, encoder.rotate(tokens, chunk.positions), value.dtype)
     return key[0].transpose(0, 1), value[0].transpose(0, 1)
 
 
 def _think(encoder: ConceptEncoder, stage: int, concepts: Concepts, document: ChunkedDocument) -> torch.Tensor:
     """Concepts after the concept layers of a stage."""
-    window = slice(0, 1)
-    layout, deep = document._layout(window), encoder.config.read_every
+    layout = document._layout(slice(0, 1))
     blank = concepts.states.new_zeros(1, 1, encoder.config.token_hidden_size)
-    _, thinking, _ = encoder._exchanging(blank, concepts, layout.stream(1), None)
-    states = concepts.states
-    for layer in encoder.layers[stage * deep : (stage + 1) * deep]:
-        states = layer(states, **thinking)
-    return states
+    return encoder.think(concepts.states, stage, encoder.exchanging(blank, concepts, layout.stream(1), None))
 
 
 def _write_and_mix(encoder: ConceptEncoder, stage: int, concepts: Concepts) -> Update | None:
     """What the end of a stage does to the tokens; `None` if nothing."""
     wide = encoder.config.num_interleaved_token_layers
-    writes, mixers = encoder.writes[stage : stage + 1], encoder.interleaved_blocks[stage * wide : (stage + 1) * wide]
-    if not len(writes) and not len(mixers):
+    mixers = len(encoder.interleaved_blocks[stage * wide : (stage + 1) * wide])
+    if not mixers and not len(encoder.writes[stage : stage + 1]):
         return None
 
     def apply(chunk: Chunk) -> torch.Tensor:
-        slots, rotation, mixing = encoder._surroundings(chunk.states, chunk.layout)
-        _, _, writing = encoder._exchanging(chunk.states, concepts, slots, rotation)
-        tokens = chunk.states
-        for write in writes:
-            tokens = write(tokens, concepts.states, **writing)
-        return encoder._mix(tokens, mixers, mixing)
+        slots, rotation, mixing = encoder.surroundings(chunk.states, chunk.layout)
+        exchange = encoder.exchanging(chunk.states, concepts, slots, rotation)
+        return encoder.write_back(chunk.states, concepts.states, stage, exchange, mixing)
 
-    return Update(_reach(encoder, len(mixers)), apply)
+    return Update(_reach(encoder, mixers), apply)
 
 
 def _output(encoder: ConceptEncoder, concepts: Concepts, document: ChunkedDocument | None) -> ConceptEncoderOutput:

@@ -460,10 +460,10 @@ def _attend_segments_on_gpu(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, segments: Segments, scaling: float
 ) -> torch.Tensor:
     """As `_attend_segments`, in one kernel."""
-    return _varlen_kernel(query, key, value, segments, scaling)[0]
+    return varlen_kernel(query, key, value, segments, scaling)[0]
 
 
-def _varlen_kernel(
+def varlen_kernel(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, segments: Segments, scaling: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The output `[length, heads, head_dim]` and the logarithm of every softmax's denominator `[heads, length]`."""
@@ -499,14 +499,14 @@ def attend_in_parts(
     value: torch.Tensor,
     scaling: float,
     parts: int,
-    kernel: Callable = _varlen_kernel,
+    kernel: Callable = varlen_kernel,
 ) -> torch.Tensor:
     """
     Attention on `parts` of the keys, put together by the sums behind their softmaxes (Flash-Decoding).
 
     Args:
         query: `[batch, heads, queries, head_dim]`; `key` and `value` alike.
-        kernel: as `_varlen_kernel`.
+        kernel: as `varlen_kernel`.
 
     Returns:
         `[batch, queries, heads, head_dim]`.
@@ -715,8 +715,8 @@ class ConceptAttention(nn.Module):
             The output `[batch, queries, width]`, and the weights where the backend gives them.
         """
         query, key, value = self._project(hidden_states, key_value_states)
-        query = self._place(query, self.q_norm, query_rotation, value.dtype)
-        key = self._place(key, self.k_norm, key_rotation, value.dtype)
+        query = self.place(query, self.q_norm, query_rotation, value.dtype)
+        key = self.place(key, self.k_norm, key_rotation, value.dtype)
         if segments is not None:
             query, key, value = (states.flatten(0, 1).unsqueeze(0) for states in (query, key, value))
             kwargs["segments"] = segments
@@ -746,7 +746,7 @@ class ConceptAttention(nn.Module):
             output = _from_blocks(output, windows, hidden_states.shape[0])
         return self.o_proj(output), weights
 
-    def _place(
+    def place(
         self, states: torch.Tensor, norm: nn.Module | None, rotation: Rotation | None, dtype: torch.dtype
     ) -> torch.Tensor:
         """Normalise queries or keys `[batch, length, heads, head_dim]` and turn them by their positions."""

@@ -311,13 +311,23 @@ def count_iterations(config: PreTrainedConfig, wanted: int | None, training: boo
     return total, config.tracked_iterations or total
 
 
-def exchange_arguments(
-    config: PreTrainedConfig, concepts: Stream, tokens: Stream
-) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+class Exchange(NamedTuple):
     """
-    Arguments of the blocks in which concepts read tokens, concepts read each other, and tokens read concepts, but for
-    rotations.
+    Arguments of the blocks of the core, beside states.
+
+    Attributes:
+        reading: of those in which concepts read tokens.
+        thinking: of those in which concepts read each other.
+        writing: of those in which tokens read concepts.
     """
+
+    reading: dict[str, Any]
+    thinking: dict[str, Any]
+    writing: dict[str, Any]
+
+
+def exchange_arguments(config: PreTrainedConfig, concepts: Stream, tokens: Stream) -> Exchange:
+    """Who may read whom, without rotations."""
     mixers = (READS[config.read_attention], concept_mixer(config), ConceptAttention)
     read, think, write = (takes_documents(config, mixer) for mixer in mixers)
     reading = read_documents(concepts, tokens, read)
@@ -327,4 +337,4 @@ def exchange_arguments(
         reading = {"attention_mask": in_use & reading.get("attention_mask", in_use)}
     writing = read_documents(tokens, concepts, write, reading.get("segments"))
     # A row without a visible token reads its first slot, which has to stay 0.
-    return reading, read_documents(concepts, concepts, think), writing | {"in_use": tokens.mask}
+    return Exchange(reading, read_documents(concepts, concepts, think), writing | {"in_use": tokens.mask})

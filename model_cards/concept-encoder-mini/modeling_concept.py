@@ -38,6 +38,7 @@ from .concepts import (
     CONCEPT_SOURCES,
     AnchoredConcepts,
     Concepts,
+    Exchange,
     LearnedConcepts,
     concept_layer,
     count_iterations,
@@ -298,15 +299,15 @@ class ConceptEncoder(ConceptEncoderPreTrainedModel):
         if self.rotary_emb is not None:
             self.rotary_emb.fit(given, layout.positions)
         tokens = self._embed(input_ids, inputs_embeds, token_type_ids, layout)
-        slots, rotation, mixing = self._surroundings(tokens, layout)
-        tokens = self._mix(tokens, self.token_blocks, mixing, **kwargs)
+        slots, rotation, mixing = self.surroundings(tokens, layout)
+        tokens = self.mix(tokens, self.token_blocks, mixing, **kwargs)
         stream, short, targets = self.funnel(tokens, layout, self.rotate, **kwargs)
         if targets:
-            slots, rotation, mixing = self._surroundings(stream, short)
+            slots, rotation, mixing = self.surroundings(stream, short)
         concepts = self._keep(self.places(self.concepts(stream, short, concept_ratio)), kept_concepts, given.shape[0])
-        exchanging = self._exchanging(stream, concepts, slots, rotation)
+        exchange = self.exchanging(stream, concepts, slots, rotation)
         concepts, stream = self._exchange(
-            stream, concepts, mixing, exchanging, num_iterations, output_token_states, **kwargs
+            stream, concepts, mixing, exchange, num_iterations, output_token_states, **kwargs
         )
         tokens = tokens + self.funnel.widen(stream, targets) if targets else stream
         return self._output(concepts, layout, tokens if output_token_states else None)
@@ -326,7 +327,7 @@ class ConceptEncoder(ConceptEncoderPreTrainedModel):
         types = None if token_type_ids is None else layout.to_slots(token_type_ids)
         return self.embeddings(words, types, layout.to_slots(layout.positions), layout.mask)
 
-    def _surroundings(self, tokens: torch.Tensor, layout: TokenLayout) -> tuple[Stream, Rotation | None, Turns]:
+    def surroundings(self, tokens: torch.Tensor, layout: TokenLayout) -> tuple[Stream, Rotation | None, Turns]:
         """Tokens as attention takes them, their rotations, and arguments of layers that mix them, which take turns."""
         slots, mixing = self.mixing(layout, tokens.shape[0])
         rotation = self.rotate(tokens, layout.to_slots(layout.positions))
@@ -361,7 +362,7 @@ class ConceptEncoder(ConceptEncoderPreTrainedModel):
         tokens: torch.Tensor,
         concepts: Concepts,
         mixing: Turns,
-        exchanging: tuple[dict[str, Any], dict[str, Any], dict[str, Any]],
+        exchange: Exchange,
         num_iterations: int | None,
         keep_tokens: bool,
         **kwargs: Any,
@@ -372,59 +373,68 @@ class ConceptEncoder(ConceptEncoderPreTrainedModel):
         states = concepts.states
         total, tracked = count_iterations(self.config, num_iterations, self.training)
         for i in range(total):
-            if self.iterations is not None:
-                # Where the core starts from is put in again, so that no number of iterations forgets it.
-                states = concepts.states + self.iterations[min(i, len(self.iterations) - 1)] + states * (i > 0)
+            states = self.restart(concepts.states, states, i)
             with torch.set_grad_enabled(torch.is_grad_enabled() and i >= total - tracked):
                 # Nothing reads the tokens after the last read but the decoder.
                 wide = self.config.num_stages if keep_tokens or i + 1 < total else self.config.num_stages - 1
-                states, tokens = self._core(states, tokens, mixing, *exchanging, wide, **kwargs)
+                states, tokens = self._core(states, tokens, mixing, exchange, wide, **kwargs)
         states = self.norm(states)
         states = states if concepts.mask is None else states * concepts.mask.unsqueeze(-1)
         return concepts._replace(states=states), tokens
 
-    def _mix(self, tokens: torch.Tensor, layers: nn.ModuleList, mixing: Turns, **kwargs: Any) -> torch.Tensor:
+    def mix(self, tokens: torch.Tensor, layers: nn.ModuleList, mixing: Turns, **kwargs: Any) -> torch.Tensor:
+        """Token states after `layers`, with the arguments that `surroundings` gives."""
         for depth, layer in enumerate(layers):
             tokens = layer(tokens, **mixing[depth % len(mixing)], **kwargs)
         return tokens
 
-    def _exchanging(
+    def exchanging(
         self, tokens: torch.Tensor, concepts: Concepts, slots: Stream, token_rotation: Rotation | None
-    ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-        """What tells reads, concept layers and write-back who may read whom."""
+    ) -> Exchange:
+        """Who may read whom in the core, and where these are."""
         reading, thinking, writing = self.exchange(concepts.stream, slots)
         rotation = self.rotate(tokens, concepts.positions)
         # CODEPATH: no preset counts positions by content.
         own_rotation = None if self.config.concept_positions == "cope" else rotation
-        return (
+        return Exchange(
             reading | {"query_rotation": rotation, "key_rotation": token_rotation},
             thinking | {"query_rotation": own_rotation, "key_rotation": own_rotation},
             writing | {"query_rotation": token_rotation, "key_rotation": rotation},
         )
 
     def _core(
-        self,
-        states: torch.Tensor,
-        tokens: torch.Tensor,
-        mixing: Turns,
-        reading: dict[str, Any],
-        thinking: dict[str, Any],
-        writing: dict[str, Any],
-        token_stages: int,
-        **kwargs: Any,
+        self, states: torch.Tensor, tokens: torch.Tensor, mixing: Turns, exchange: Exchange, wide: int, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Stages of a read, concept layers, and in the first `token_stages` of them write-back and token layers."""
-        deep, wide = self.config.read_every, self.config.num_interleaved_token_layers
-        for i in range(self.config.num_stages):
-            states = self.reads[i % len(self.reads)](states, tokens, **reading, **kwargs)
-            for layer in self.layers[i * deep : (i + 1) * deep]:
-                states = layer(states, **thinking, **kwargs)
-            if i >= token_stages:
-                continue
-            for write in self.writes[i : i + 1]:
-                tokens = write(tokens, states, **writing, **kwargs)
-            tokens = self._mix(tokens, self.interleaved_blocks[i * wide : (i + 1) * wide], mixing, **kwargs)
+        """Stages of a read and concept layers; in the first `wide` of them tokens read, too."""
+        for stage in range(self.config.num_stages):
+            states = self.reads[stage % len(self.reads)](states, tokens, **exchange.reading, **kwargs)
+            states = self.think(states, stage, exchange, **kwargs)
+            if stage < wide:
+                tokens = self.write_back(tokens, states, stage, exchange, mixing, **kwargs)
         return states, tokens
+
+    def restart(self, first: torch.Tensor, states: torch.Tensor, iteration: int) -> torch.Tensor:
+        """Concepts that an iteration of the core starts from: `first`, and `states` of the iteration before it."""
+        if self.iterations is None:
+            return states
+        # Where the core starts from is put in again, so that no number of iterations forgets it.
+        return first + self.iterations[min(iteration, len(self.iterations) - 1)] + states * (iteration > 0)
+
+    def think(self, states: torch.Tensor, stage: int, exchange: Exchange, **kwargs: Any) -> torch.Tensor:
+        """Concepts `[batch, C, hidden_size]` after the concept layers of a stage."""
+        deep = self.config.read_every
+        for layer in self.layers[stage * deep : (stage + 1) * deep]:
+            states = layer(states, **exchange.thinking, **kwargs)
+        return states
+
+    def write_back(
+        self, tokens: torch.Tensor, states: torch.Tensor, stage: int, exchange: Exchange, mixing: Turns, **kwargs: Any
+    ) -> torch.Tensor:
+        """Tokens `[batch, V, token_hidden_size]` at the end of a stage: they read concepts, then their neighbours."""
+        wide = self.config.num_interleaved_token_layers
+        for write in self.writes[stage : stage + 1]:
+            tokens = write(tokens, states, **exchange.writing, **kwargs)
+        return self.mix(tokens, self.interleaved_blocks[stage * wide : (stage + 1) * wide], mixing, **kwargs)
 
     def rotate(self, states: torch.Tensor, positions: torch.Tensor | None) -> Rotation | None:
         """Rotations of `positions` `[batch, length]`, on the device of `states`; `None` if there are none to make."""
