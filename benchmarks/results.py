@@ -55,7 +55,9 @@ class Figure:
         """Summarise one value per run; `commit`, `device` and `date` default to here and now."""
         here = {"commit": current_commit(), "device": describe_device(), "date": date.today().isoformat()}
         spread = statistics.stdev(values) if len(values) > 1 else None
-        return cls(value=statistics.fmean(values), spread=spread, runs=len(values), **here | facts)
+        # Without what rounding leaves in the last digits, which would decide where a mean is just what is required.
+        mean = float(f"{statistics.fmean(values):.12g}")
+        return cls(value=mean, spread=spread, runs=len(values), **here | facts)
 
 
 @dataclass(frozen=True)

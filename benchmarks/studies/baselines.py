@@ -11,6 +11,7 @@ from transformers import AutoTokenizer
 from benchmarks.studies.cells import Cell
 from benchmarks.studies.keep import read_left_out
 from benchmarks.studies.records import Predictions, Record, make_record
+from evaluation_concept.long_context.kept import load_documents
 from evaluation_concept.long_context.registry import TASKS
 from evaluation_concept.long_context.tasks import CLASSIFICATION, Sources
 from evaluation_concept.tasks import make_folds
@@ -47,7 +48,7 @@ def document_baselines(names: Iterable[str], package_dir: Path, tokenizer_name: 
     for task in (TASKS[name] for name in names):
         if task.kind != CLASSIFICATION:
             raise ValueError(f"{task.name} is no classification: there is no bag of words for it.")
-        parts = documents.split_parts(task, task.load(sources), None, None)
+        parts = documents.split_parts(task, load_documents(task, sources), None, None)
         scored = [example for part in parts for example in part.scored]
         found = documents.run_baselines(task, parts, tokenizer)
         right = {example.id: example.label or "" for example in scored}

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from evaluation_concept.files import write_json
-from evaluation_concept.long_context.kept import write_kept_documents
+from evaluation_concept.long_context.kept import load_documents, write_kept_documents
 from evaluation_concept.long_context.registry import TASKS
 from evaluation_concept.long_context.tasks import CLASSIFICATION, Sources
 from evaluation_concept.tasks import TaskData
@@ -62,7 +62,7 @@ def keep_tasks(
     sources = Sources(corpus=PackageCorpus(package_dir) if package_dir else None)
     for task in (TASKS[name] for name in names if name not in PACKAGE_TASKS):
         most = most_characters if task.kind == CLASSIFICATION else None
-        print(write_kept_documents(output, task, task.load(sources), most), flush=True)
+        print(write_kept_documents(output, task, load_documents(task, sources), most), flush=True)
     return left_out
 
 

