@@ -101,7 +101,11 @@ def _cost(record: Record | None) -> list[Any]:
     facts = record["results"]["facts"] if record else {}
     names = ("train_seconds", "seconds_per_document", "peak_memory_gib")
     length = _flag(record, "max_seq_length") if record else ""
-    return [length, *(f"{facts[name]:.3g}" if name in facts else "" for name in names)]
+    return [length, *(_brief(facts[name]) if name in facts else "" for name in names)]
+
+
+def _brief(number: float) -> str:
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
 
 
 def _flag(record: Record, name: str) -> str:
@@ -126,8 +130,11 @@ def _listops_table(scores: Scores, records: Sequence[Record]) -> Table:
     for who, task in _rows(LISTOPS, records):
         if points := scores.points(who, task):
             names = (name.replace("_", "-") for name in (who.model, who.variant))
-            rows.append([*names, points_cell(points), *_cost(scores.record(who, task))[1:]])
-    columns = ["model", "start", "accuracy", "seconds of training", "seconds an expression", "GiB of training"]
+            record = scores.record(who, task)
+            steps = record["results"]["facts"].get("steps", 0) if record else 0
+            rows.append([*names, points_cell(points), int(steps), *_cost(record)[1:]])
+    columns = ["model", "start", "accuracy", "steps", "seconds of training", "seconds an expression"]
+    columns += ["GiB of training"]
     return Table(LISTOPS, columns, rows, "Points; mean ± standard deviation (seeds).")
 
 
