@@ -47,6 +47,8 @@ AT_A_GLANCE = (
     ("the same on a CPU", "long_context", "seconds_16k_over_modernbert_cpu"),
     ("one of 128 sentences found by its key, documents of 16,384 tokens", "long_context", "needle_16k"),
     ("one of 256, documents of 65,536 tokens", "long_context", "needle_64k"),
+    ("value of nested lists (ListOps), from scratch, points", "long_context", "listops_scratch"),
+    ("the same after self-pretraining, a smaller shape", "long_context", "listops_self_pretrained"),
     ("eras told by whole speeches, points", "long_context", "sotu_eras"),
     ("the same by a bag of words", "long_context", "sotu_bag_of_words"),
     ("gained by reading on after the first 512 tokens", "long_context", "sotu_gain_over_first_512"),
