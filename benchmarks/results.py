@@ -55,9 +55,8 @@ class Figure:
         """Summarise one value per run; `commit`, `device` and `date` default to here and now."""
         here = {"commit": current_commit(), "device": describe_device(), "date": date.today().isoformat()}
         spread = statistics.stdev(values) if len(values) > 1 else None
-        # Without what rounding leaves in the last digits, which would decide where a mean is just what is required.
-        mean = float(f"{statistics.fmean(values):.12g}")
-        return cls(value=mean, spread=spread, runs=len(values), **here | facts)
+        # `mean` is exact, where `fmean` may end below a bound that is just met.
+        return cls(value=statistics.mean(values), spread=spread, runs=len(values), **here | facts)
 
 
 @dataclass(frozen=True)

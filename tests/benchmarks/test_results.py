@@ -75,3 +75,7 @@ def test_a_file_that_is_none_is_named_and_kept(tmp_path, content):
 def test_outside_git_the_commit_is_unknown(tmp_path, monkeypatch):
     monkeypatch.setattr("benchmarks.results.ROOT", tmp_path)
     assert current_commit() == "unknown"
+
+
+def test_a_mean_that_is_just_what_is_required_is_not_below_it():
+    assert figure(1.0, 0.995, 0.975).value >= 0.99
