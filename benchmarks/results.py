@@ -82,6 +82,12 @@ class Results:
     tables: dict[str, Table]
 
 
+def brief(value: float, digits: int) -> str:
+    """So many digits, and all of them before the point."""
+    rounded = f"{value:.{digits}g}"
+    return rounded if abs(float(rounded)) < 10**digits else f"{value:,.0f}"
+
+
 def read_results(path: Path) -> Results:
     """
     Read a results file; one that is not there holds nothing.

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.results import ROOT, Figure, Table, read_results
+from benchmarks.results import ROOT, Figure, Table, brief, read_results
 
 OPENING = re.compile(r"^<!-- table: .*$", re.MULTILINE)
 TABLE = re.compile(r"^(<!-- table: ([\w-]+)/([\w-]+) -->\n)(?:(?!<!-- table: ).*\n)*?(<!-- /table -->)$", re.MULTILINE)
@@ -141,14 +141,8 @@ def _lookup(path: Path, results: Path, file: str, name: str) -> str:
 
 
 def _value(figure: Figure) -> str:
-    runs = "" if figure.spread is None else f" ± {_number(figure.spread, 2)} ({figure.runs} runs)"
-    return f"{_number(figure.value, 3)}{runs}"
-
-
-def _number(value: float, digits: int) -> str:
-    """So many digits, and all of them before the point."""
-    rounded = f"{value:.{digits}g}"
-    return rounded if abs(float(rounded)) < 10**digits else f"{value:,.0f}"
+    runs = "" if figure.spread is None else f" ± {brief(figure.spread, 2)} ({figure.runs} runs)"
+    return f"{brief(figure.value, 3)}{runs}"
 
 
 def _cell(value: Any) -> str:

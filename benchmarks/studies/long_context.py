@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from benchmarks.results import Figure, Table
+from benchmarks.results import Figure, Table, brief
 from benchmarks.studies.records import Record
 from benchmarks.studies.scores import (
     BASELINES,
@@ -101,11 +101,7 @@ def _cost(record: Record | None) -> list[Any]:
     facts = record["results"]["facts"] if record else {}
     names = ("train_seconds", "seconds_per_document", "peak_memory_gib")
     length = _flag(record, "max_seq_length") if record else ""
-    return [length, *(_brief(facts[name]) if name in facts else "" for name in names)]
-
-
-def _brief(number: float) -> str:
-    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
+    return [length, *(brief(facts[name], 3) if name in facts else "" for name in names)]
 
 
 def _flag(record: Record, name: str) -> str:
@@ -133,9 +129,8 @@ def _listops_table(scores: Scores, records: Sequence[Record]) -> Table:
             record = scores.record(who, task)
             steps = record["results"]["facts"].get("steps", 0) if record else 0
             rows.append([*names, points_cell(points), int(steps), *_cost(record)[1:]])
-    columns = ["model", "start", "accuracy", "steps", "seconds of training", "seconds an expression"]
-    columns += ["GiB of training"]
-    return Table(LISTOPS, columns, rows, "Points; mean ± standard deviation (seeds).")
+    costs = ["steps", "seconds of training", "seconds an expression", "GiB of training"]
+    return Table(LISTOPS, ["model", "start", "accuracy", *costs], rows, "Points; mean ± standard deviation (seeds).")
 
 
 def _rows(group: str, records: Iterable[Record]) -> list[tuple[Who, str]]:
